@@ -1,0 +1,47 @@
+"""The flat, memory-mapped view of a shard file."""
+
+from __future__ import annotations
+
+import mmap
+import pathlib
+
+import numpy as np
+
+from btr_jax.cache.layout import ArrayLayout
+
+
+def map_shard(
+  path: pathlib.Path, array: ArrayLayout, rows: int, *, check: bool = True
+) -> memoryview | None:
+  """Maps the rows of a shard file, read-only.
+
+  Args:
+    path: the shard file.
+    array: layout of its array.
+    rows: rows that the shard holds, at least 1.
+    check: hold the index at the file's end against that of a flat file.
+
+  Returns:
+    The rows' bytes, read-only; or None when the file is a valid shard but not
+    flat (another tool may have written its chunks in another order), so that
+    TensorStore must read it.
+
+  Raises:
+    OSError: the file cannot be opened.
+  """
+  with open(path, 'rb') as file:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  if len(mapped) != array.file_bytes(rows):
+    return None
+  # Passages are read in random order: without this the kernel may read
+  # megabytes ahead for every page that it has to fetch.
+  if hasattr(mmap, 'MADV_RANDOM'):
+    mapped.madvise(mmap.MADV_RANDOM)
+  if check:
+    expected = array.expected_index(rows)
+    index = np.frombuffer(
+      mapped, '<u8', expected.size, len(mapped) - array.index_bytes
+    ).reshape(expected.shape)
+    if not np.array_equal(index, expected):
+      return None
+  return memoryview(mapped)[: rows * array.row_bytes]

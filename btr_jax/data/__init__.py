@@ -1,0 +1,1 @@
+"""Texts into token arrays: records, vocabulary, encoding, SeqIO pipeline."""

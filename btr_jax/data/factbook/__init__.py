@@ -1,0 +1,1 @@
+"""The built-in corpus: the CIA World Factbook as passages and questions."""

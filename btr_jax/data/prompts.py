@@ -1,0 +1,32 @@
+"""The strings that the reader sees, as in Atlas."""
+
+SENTINEL = '<extra_id_0>'
+
+
+def format_question(question: str) -> str:
+  """'question: {q} answer: <extra_id_0>'.
+
+  Raises:
+    ValueError: the question is empty.
+  """
+  question = ' '.join(question.split())
+  if not question:
+    raise ValueError('The question is empty; expected some text.')
+  return f'question: {question} answer: {SENTINEL}'
+
+
+def format_passage(title: str, text: str) -> str:
+  """'title: {t} context: {c}'; eos follows as a token."""
+  return ' '.join(f'title: {title} context: {text}'.split())
+
+
+def format_answer(answer: str) -> str:
+  """'<extra_id_0> {answer}'; eos follows as a token."""
+  return f'{SENTINEL} {" ".join(answer.split())}'
+
+
+def parse_answer(text: str) -> str:
+  """The answer in decoded text: what follows the first sentinel, if any."""
+  if SENTINEL in text:
+    text = text.split(SENTINEL, 1)[1]
+  return text.split('<extra_id_')[0].strip()

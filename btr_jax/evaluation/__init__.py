@@ -1,0 +1,1 @@
+"""What a reader is worth: answers, questions per second, bytes per token."""

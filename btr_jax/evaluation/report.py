@@ -1,0 +1,156 @@
+"""One evaluation as a table and as a picture.
+
+The record that both show is the JSON that `btr evaluate` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import os
+import pathlib
+from typing import Any
+
+import rich.table
+
+# Okabe and Ito's colours, told apart with any colour vision; every system has
+# a marker of its own as well, for print in grey.
+_LOOKS = {
+  'joint': ('#000000', 'o'),
+  'decomposed': ('#0072B2', 's'),
+  'decomposed-cached': ('#56B4E9', 'P'),
+  'binary-calibrated': ('#D55E00', '^'),
+  'binary-residual': ('#009E73', 'D'),
+  'binary-sign': ('#CC79A7', 'v'),
+}
+
+
+def _with_spread(values: Mapping[str, Any], digits: int) -> str:
+  return (
+    f'{values["median"]:.{digits}f} '
+    f'[{values["smallest"]:.{digits}f}, {values["largest"]:.{digits}f}]'
+  )
+
+
+def table(record: Mapping[str, Any]) -> rich.table.Table:
+  """The evaluation as people read it; a mode that was not timed shows a dash.
+
+  Args:
+    record: from `btr evaluate`: `modes`, a list of rows with `name`, `em`,
+      `f1` (mean and spread over seeds), `em_kept` (of the joint reader's) or
+      None, `speed` or None, `bytes_per_token`.
+
+  Returns:
+    A table for rich's console.
+  """
+  result = rich.table.Table(
+    title=(
+      f'{record["num_questions"]} questions of {record["split"]}, '
+      f'{record["num_passages"]} passages, batch {record["batch_size"]}'
+    ),
+    caption=(
+      f'EM, F1: mean ± standard deviation of {len(record["seeds"])} samples; '
+      'questions/s without retrieval: median [least, most]'
+    ),
+  )
+  result.add_column('mode')
+  for title in ('EM', 'kept', 'F1', 'questions/s', 'speed-up', 'bytes/token'):
+    result.add_column(title, justify='right')
+  for row in record['modes']:
+    speed, kept = row.get('speed'), row.get('em_kept')
+    result.add_row(
+      row['name'],
+      f'{row["em"]["mean"]:.1f} ± {row["em"]["deviation"]:.1f}',
+      f'{kept:.1f} %' if kept is not None else '-',
+      f'{row["f1"]["mean"]:.1f} ± {row["f1"]["deviation"]:.1f}',
+      _with_spread(speed['questions_per_second'], 1) if speed else '-',
+      _with_spread(speed['speedup'], 2) + 'x' if speed else '-',
+      f'{row["bytes_per_token"]:.1f}',
+    )
+  return result
+
+
+def _bytes_label(row: Mapping[str, Any]) -> str:
+  if not row['bytes_per_token']:
+    return 'no cache'
+  return f'{row["bytes_per_token"]:.3g} B/token'
+
+
+def plot(record: Mapping[str, Any], path: str | os.PathLike) -> None:
+  """Draws exact match against questions per second, bytes beside, as a PNG.
+
+  Args:
+    record: as for `table`; every mode must have been timed.
+    path: the file to write.
+
+  Raises:
+    ValueError: no mode was timed.
+  """
+  # Imported here: it takes a second, and not everybody draws.
+  import matplotlib.figure
+
+  rows = [row for row in record['modes'] if row.get('speed')]
+  if not rows:
+    raise ValueError('No mode was timed; run with at least one repeat.')
+  figure = matplotlib.figure.Figure(figsize=(9.5, 4.2), layout='constrained')
+  left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+  _draw_points(left, rows)
+  _draw_bytes(right, rows)
+  figure.suptitle(
+    f'{record["num_questions"]} questions of {record["split"]}, '
+    f'{record["num_passages"]} passages, batch {record["batch_size"]}, '
+    f'{record["environment"]["cores"]} cores',
+    fontsize=10,
+  )
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = path.with_name(path.name + '.part')
+  try:
+    figure.savefig(aside, dpi=150, format='png')
+    os.replace(aside, path)
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def _draw_points(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+  for row in rows:
+    speed = row['speed']['questions_per_second']
+    colour, marker = _LOOKS.get(row['name'], ('#999999', 'X'))
+    axes.errorbar(
+      speed['median'],
+      row['em']['mean'],
+      xerr=[
+        [speed['median'] - speed['smallest']],
+        [speed['largest'] - speed['median']],
+      ],
+      yerr=row['em']['deviation'],
+      color=colour,
+      marker=marker,
+      markersize=8,
+      capsize=2,
+      linestyle='none',
+      label=f'{row["name"]} ({_bytes_label(row)})',
+    )
+  axes.set_xlim(left=0)
+  axes.set_ylim(0, 100)
+  axes.set_xlabel('questions per second (right is better)')
+  axes.set_ylabel('exact match, % (up is better)')
+  axes.grid(alpha=0.3)
+  axes.legend(loc='best', fontsize=8)
+  axes.spines[['top', 'right']].set_visible(False)
+
+
+def _draw_bytes(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+  names = [row['name'] for row in rows]
+  values = [row['bytes_per_token'] for row in rows]
+  colours = [_LOOKS.get(name, ('#999999', 'X'))[0] for name in names]
+  bars = axes.barh(names, values, color=colours)
+  axes.bar_label(
+    bars,
+    labels=[_bytes_label(row) for row in rows],
+    padding=3,
+    fontsize=8,
+  )
+  axes.invert_yaxis()
+  axes.set_xlim(right=max([*values, 1]) * 1.45)
+  axes.set_xlabel('bytes of cache per token (left is better)')
+  axes.spines[['top', 'right']].set_visible(False)

@@ -1,0 +1,1 @@
+"""The reader: layers, encoder, decoder, token codecs, and the model object."""

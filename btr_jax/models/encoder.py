@@ -1,0 +1,184 @@
+"""The decomposed encoder: lower layers apart, upper layers together.
+
+A reader encodes [question ; passage] once per passage. The lower layers may
+run over both together (`joint`: Atlas) or over each alone (`decomposed`:
+DeFormer, and BTR, which replaces the passage's states by bits at the split).
+Questions are padded on the left and passages on the right, so the text of the
+two touches, and relative positions are those of the unpadded string.
+"""
+
+from __future__ import annotations
+
+from flax import linen as nn
+from flax import struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from btr_jax import axes
+from btr_jax import config as config_lib
+from btr_jax.models import layers
+
+
+class EncoderLayer(nn.Module):
+  """Pre-norm self-attention and feed-forward."""
+
+  config: config_lib.ReaderConfig
+
+  def setup(self):
+    cfg = self.config
+    dtype = jnp.dtype(cfg.dtype)
+    self.pre_attention_layer_norm = layers.LayerNorm(cfg.embed_dim, dtype)
+    self.attention = layers.Attention(
+      cfg.embed_dim, cfg.num_heads, cfg.head_dim, cfg.dropout_rate, dtype
+    )
+    self.pre_mlp_layer_norm = layers.LayerNorm(cfg.embed_dim, dtype)
+    self.mlp = layers.MlpBlock(
+      cfg.embed_dim,
+      cfg.mlp_dim,
+      cfg.mlp_activations,
+      cfg.dropout_rate,
+      dtype,
+    )
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+
+  def __call__(
+    self,
+    states: Float[Array, 'batch length embed'],
+    bias: Float[Array, '#batch #heads length length'],
+    deterministic: bool = True,
+  ) -> tuple[
+    Float[Array, 'batch length embed'],
+    Float[Array, 'batch heads length length'],
+  ]:
+    normed = self.pre_attention_layer_norm(states)
+    update, weights = self.attention(normed, bias, deterministic)
+    states = states + self.dropout(update, deterministic=deterministic)
+    update = self.mlp(self.pre_mlp_layer_norm(states), deterministic)
+    states = states + self.dropout(update, deterministic=deterministic)
+    states = layers.with_sharding_constraint(
+      states, (axes.BATCH, axes.LENGTH, axes.EMBED)
+    )
+    return states, weights
+
+
+@struct.dataclass
+class UpperTrace:
+  """What distillation reads off the upper layers of one encoding.
+
+  Attributes:
+    passage_states: one array per upper layer, the passage tokens' part of its
+      output, [sequences, passage_length, embed].
+    question_attention: how much the question attends to each passage token,
+      the mean over upper layers, heads and question tokens,
+      [sequences, passage_length].
+  """
+
+  passage_states: tuple[Float[Array, 'sequences length embed'], ...]
+  question_attention: Float[Array, 'sequences length']
+
+
+class Encoder(nn.Module):
+  """T5's encoder, callable in two parts."""
+
+  config: config_lib.ReaderConfig
+
+  def setup(self):
+    cfg = self.config
+    dtype = jnp.dtype(cfg.dtype)
+    self.relpos_bias = layers.RelativePositionBias(
+      cfg.num_heads,
+      cfg.relpos_buckets,
+      cfg.relpos_max_distance,
+      bidirectional=True,
+      dtype=dtype,
+    )
+    self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
+    self.encoder_norm = layers.LayerNorm(cfg.embed_dim, dtype)
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+
+  def _bias(self, mask):
+    # Bias and padding mask in one array, computed once for all layers.
+    positions = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    return self.relpos_bias(positions, positions) + layers.padding_bias(mask)
+
+  def lower(
+    self,
+    embedded: Float[Array, 'sequences length embed'],
+    mask: Bool[Array, 'sequences length'],
+    deterministic: bool = True,
+  ) -> Float[Array, 'sequences length embed']:
+    """Layers 0..k-1 over the sequences as given: what enters layer k."""
+    bias = self._bias(mask)
+    states = self.dropout(embedded, deterministic=deterministic)
+    for layer in self.layers[: self.config.split_layer]:
+      states, _ = layer(states, bias, deterministic)
+    return states
+
+  def upper(
+    self,
+    states: Float[Array, 'sequences length embed'],
+    mask: Bool[Array, 'sequences length'],
+    deterministic: bool = True,
+    trace_question_length: int | None = None,
+  ) -> tuple[Float[Array, 'sequences length embed'], UpperTrace | None]:
+    """Layers k..n-1 and the final norm over [question ; passage].
+
+    Args:
+      states: what enters layer k, question first.
+      mask: real tokens.
+      deterministic: no dropout.
+      trace_question_length: columns of the question; if given, an UpperTrace
+        is returned beside the states.
+
+    Returns:
+      The encoder's output, and the trace or None.
+    """
+    bias = self._bias(mask)
+    question_length = trace_question_length
+    passage_states, attention = [], []
+    for layer in self.layers[self.config.split_layer :]:
+      states, weights = layer(states, bias, deterministic)
+      if question_length is not None:
+        passage_states.append(states[:, question_length:])
+        rows = mask[:, :question_length].astype(jnp.float32)
+        to_passage = weights[:, :, :question_length, question_length:]
+        mixed = jnp.einsum('bhqk,bq->bk', to_passage.astype(jnp.float32), rows)
+        count = jnp.maximum(rows.sum(-1, keepdims=True), 1.0)
+        attention.append(mixed / (count * weights.shape[1]))
+    output = self.dropout(
+      self.encoder_norm(states), deterministic=deterministic
+    )
+    if question_length is None:
+      return output, None
+    return output, UpperTrace(
+      tuple(passage_states), sum(attention) / len(attention)
+    )
+
+  def split_norm_scale(self) -> Float[Array, 'embed']:
+    """Weight of the norm that reads the cached states (block k+1's first)."""
+    return self.layers[self.config.split_layer].pre_attention_layer_norm.scale
+
+
+def join_segments(
+  question: Int[Array, 'batch question_length *embed']
+  | Float[Array, 'batch question_length *embed']
+  | Bool[Array, 'batch question_length *embed'],
+  passages: Int[Array, 'batch passages passage_length *embed']
+  | Float[Array, 'batch passages passage_length *embed']
+  | Bool[Array, 'batch passages passage_length *embed'],
+) -> Array:
+  """Puts the question before each passage.
+
+  Args:
+    question: tokens, states or mask of the question.
+    passages: the same of the passages.
+
+  Returns:
+    [batch * passages, question_length + passage_length, ...].
+  """
+  batch, num_passages = passages.shape[:2]
+  copies = jnp.broadcast_to(
+    question[:, None], (batch, num_passages) + question.shape[1:]
+  )
+  joined = jnp.concatenate([copies, passages], axis=2)
+  return joined.reshape((batch * num_passages,) + joined.shape[2:])

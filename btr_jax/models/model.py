@@ -1,0 +1,426 @@
+"""The model object: what a trainer, T5X's or ours, and the engine drive.
+
+It fulfils T5X's contract by its methods alone and imports nothing of it:
+`FEATURE_CONVERTER_CLS`, `get_initial_variables`, `loss_fn`, `eval_fn`,
+`predict_batch`, `predict_batch_with_aux`, `score_batch`. The teacher of
+stage 2 is a mutable collection in Flax's sense (`flax_mutables` in T5X), so
+that it is sharded and checkpointed like the parameters but never trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+import numpy as np
+
+from btr_jax import config as config_lib
+from btr_jax import losses
+from btr_jax.models import codec_fit, codecs, decoding, initialization
+from btr_jax.models import reader as reader_lib
+
+Batch = Mapping[str, Array]
+Params = Mapping[str, Any]
+
+# Stage of the recipe -> mode of encoding (BTR section 3.2).
+STAGE_MODES = {1: 'joint', 2: 'decomposed', 3: 'binary'}
+TEACHER = 'teacher'
+
+
+class BtrModel:
+  """A reader, the stage it is trained in, and the mode it answers in.
+
+  Attributes:
+    config: architecture and codec.
+    limits: lengths the inputs are padded to.
+    mode: how `predict_batch` and the losses encode.
+    stage: which losses: 1 task, 2 task + distillation, 3 task + recovery.
+    module: the Linen module, for T5X.
+    optimizer_def: T5X's optimizer; ours is built by the trainer.
+    input_vocabulary: SeqIO vocabulary of questions and passages, for T5X.
+    output_vocabulary: SeqIO vocabulary of answers, for T5X.
+  """
+
+  def __init__(
+    self,
+    config: config_lib.ReaderConfig,
+    limits: config_lib.InputLimits,
+    *,
+    stage: int = 1,
+    mode: str | None = None,
+    distill_tokens: str = 'attention',
+    distill_fraction: float = 0.5,
+    distill_weight: float = 1.0,
+    recovery_weight: float = 1.0,
+    input_vocabulary: Any = None,
+    output_vocabulary: Any = None,
+    optimizer_def: Any = None,
+  ):
+    """See the class; `mode` defaults to the stage's.
+
+    Raises:
+      ValueError: unknown stage, mode or token selection.
+    """
+    if stage not in STAGE_MODES:
+      raise ValueError(
+        f'stage is {stage!r}; expected 1 (task), 2 (decomposed, distilled) '
+        'or 3 (binary, recovered).'
+      )
+    self.config = config
+    self.limits = limits
+    self.stage = stage
+    self.mode = STAGE_MODES[stage] if mode is None else mode
+    config_lib.check_choice('mode', self.mode, config_lib.MODES)
+    config_lib.check_choice(
+      'distill_tokens', distill_tokens, config_lib.TOKEN_SELECTIONS
+    )
+    self._distill_tokens = distill_tokens
+    self._distill_fraction = distill_fraction
+    self._distill_weight = distill_weight
+    self._recovery_weight = recovery_weight
+    self.input_vocabulary = input_vocabulary
+    self.output_vocabulary = output_vocabulary
+    self.optimizer_def = optimizer_def
+    self.module = reader_lib.Reader(config)
+
+  @property
+  def FEATURE_CONVERTER_CLS(self):  # noqa: N802 (T5X's name)
+    """The SeqIO feature converter; imports TensorFlow only when asked for."""
+    from btr_jax.data import feature_converters
+
+    return feature_converters.BtrFeatureConverter
+
+  @property
+  def codec_layout(self) -> codecs.CodecLayout:
+    """Bytes per token of the codec."""
+    return codecs.codec_layout(self.config)
+
+  # ---------------------------------------------------------------- variables
+
+  def get_initial_variables(
+    self,
+    rng: jax.Array,
+    input_shapes: Mapping[str, Any],
+    input_types: Mapping[str, Any] | None = None,
+  ) -> dict[str, Any]:
+    """Fresh parameters and their logical axes.
+
+    Args:
+      rng: key of the initialisers.
+      input_shapes: shape of each model feature; batch and passages are cut to
+        one, since no parameter depends on them.
+      input_types: unused; every input is int32 here.
+
+    Returns:
+      `params` and `params_axes`; in stage 2 also `teacher` and
+      `teacher_axes`, of the same structure.
+    """
+    del input_types
+    question_length = input_shapes['question_tokens'][-1]
+    passage_length = input_shapes['passage_tokens'][-1]
+    answer_length = input_shapes['decoder_input_tokens'][-1]
+    variables = self.module.init(
+      rng,
+      jnp.ones((1, question_length), jnp.int32),
+      jnp.ones((1, 1, passage_length), jnp.int32),
+      jnp.ones((1, answer_length), jnp.int32),
+      self.mode,
+    )
+    params = variables['params']
+    if self.config.initializer == 'mimetic':
+      params = initialization.mimetic(params, rng, self.config)
+    variables = {'params': params, 'params_axes': variables['params_axes']}
+    if self.stage == 2:
+      variables[TEACHER] = variables['params']
+      variables[f'{TEACHER}_axes'] = variables['params_axes']
+    return variables
+
+  def input_shapes(self, batch_size: int = 1) -> dict[str, tuple[int, ...]]:
+    """Shapes of a batch at the configured limits."""
+    limits = self.limits
+    answers = (batch_size, limits.answer_length)
+    return {
+      'question_tokens': (batch_size, limits.question_length),
+      'passage_tokens': (
+        batch_size,
+        limits.num_passages,
+        limits.passage_length,
+      ),
+      'decoder_input_tokens': answers,
+      'decoder_target_tokens': answers,
+      'decoder_loss_weights': answers,
+    }
+
+  def fit_codec(
+    self, params: Params, passage_batches: Iterable[np.ndarray]
+  ) -> Params:
+    """Starts the codec's parameters from the statistics of a corpus.
+
+    Args:
+      params: parameters with the lower layers already trained.
+      passage_batches: passage tokens [sequences, length], padded with 0.
+
+    Returns:
+      `params` with `codec` replaced for the residual codec; for the others,
+      which need no statistics, `params` itself.
+    """
+    if self.config.codec.kind != 'residual':
+      return params
+
+    @jax.jit
+    def states_of(tokens):
+      return self.module.apply(
+        {'params': params}, tokens, method='passage_states'
+      )
+
+    fitted = codec_fit.fit_residual_codec(
+      states_of,
+      passage_batches,
+      self.config.vocab_size,
+      self.config.codec.num_bits or self.config.embed_dim,
+    )
+    return {**params, 'codec': fitted}
+
+  # ------------------------------------------------------------------ training
+
+  def loss_fn(
+    self,
+    params: Params,
+    batch: Batch,
+    dropout_rng: jax.Array | None,
+    flax_mutables: Mapping[str, Any] | None = None,
+  ):
+    """The stage's loss and metrics.
+
+    Args:
+      params: parameters, differentiated by the caller.
+      batch: model features, see `data/feature_converters.py`.
+      dropout_rng: key for dropout and random token choice; None for neither.
+      flax_mutables: in stage 2 {'teacher': parameters}.
+
+    Returns:
+      (loss, metrics); with flax_mutables (loss, (metrics, flax_mutables)).
+      The loss is the mean per target token; metrics are clu Metrics.
+
+    Raises:
+      ValueError: stage 2 without a teacher.
+    """
+    loss, metrics = self._loss(params, batch, dropout_rng, flax_mutables)
+    if flax_mutables:
+      return loss, (metrics, flax_mutables)
+    return loss, metrics
+
+  def eval_fn(
+    self,
+    params: Params,
+    batch: Batch,
+    flax_mutables: Mapping[str, Any] | None = None,
+  ):
+    """The task's loss alone, without dropout; what stages compare by."""
+    del flax_mutables
+    logits, _ = self.module.apply(
+      {'params': params},
+      batch['question_tokens'],
+      batch['passage_tokens'],
+      batch['decoder_input_tokens'],
+      self.mode,
+    )
+    loss, accuracy = self._task_loss(logits, batch)
+    return loss, _averages(batch, loss=loss, token_accuracy=accuracy)
+
+  def _task_loss(self, logits, batch):
+    return losses.cross_entropy(
+      logits, batch['decoder_target_tokens'], batch['decoder_loss_weights']
+    )
+
+  def _loss(self, params, batch, dropout_rng, flax_mutables):
+    rngs, choice_rng = {}, None
+    if dropout_rng is not None:
+      dropout_key, choice_rng = jax.random.split(dropout_rng)
+      rngs = {'dropout': dropout_key}
+    logits, encoded = self.module.apply(
+      {'params': params},
+      batch['question_tokens'],
+      batch['passage_tokens'],
+      batch['decoder_input_tokens'],
+      self.mode,
+      deterministic=dropout_rng is None,
+      trace=self.stage == 2,
+      rngs=rngs,
+    )
+    task_loss, accuracy = self._task_loss(logits, batch)
+    loss = task_loss
+    values = {'task_loss': task_loss, 'token_accuracy': accuracy}
+    if self.stage == 2:
+      if not flax_mutables or TEACHER not in flax_mutables:
+        raise ValueError(
+          "Stage 2 distils from a teacher; pass flax_mutables={'teacher': "
+          'parameters of the stage-1 reader}.'
+        )
+      distill_loss = self._distill_loss(
+        flax_mutables[TEACHER], batch, encoded, choice_rng
+      )
+      loss += self._distill_weight * distill_loss
+      values['distill_loss'] = distill_loss
+    if self.mode == 'binary':
+      loss += self._recovery_weight * encoded.recovery
+      values['recovery_loss'] = encoded.recovery
+    return loss, _averages(batch, loss=loss, **values)
+
+  def _distill_loss(self, teacher_params, batch, encoded, choice_rng):
+    teacher = self.module.apply(
+      {'params': teacher_params},
+      batch['question_tokens'],
+      batch['passage_tokens'],
+      'joint',
+      trace=True,
+      method='encode',
+    )
+    passage_tokens = batch['passage_tokens']
+    examples = passage_tokens.shape[0]
+
+    def per_example(states):
+      # [batch * passages, length, ...] -> [batch, passages * length, ...]
+      return states.reshape((examples, -1) + states.shape[2:])
+
+    selected = losses.select_tokens(
+      per_example(teacher.trace.question_attention),
+      passage_tokens.reshape(examples, -1) != reader_lib.PAD_ID,
+      self._distill_fraction,
+      self._distill_tokens,
+      choice_rng,
+    )
+    return losses.distillation(
+      tuple(map(per_example, teacher.trace.passage_states)),
+      tuple(map(per_example, encoded.trace.passage_states)),
+      selected,
+    )
+
+  # ----------------------------------------------------------------- inference
+
+  def encode_passages(
+    self, params: Params, passage_tokens: Int[Array, 'sequences length']
+  ) -> dict[str, Array]:
+    """Passages to the cache's bytes: the offline half of the encoder.
+
+    Args:
+      params: parameters with a codec.
+      passage_tokens: padded on the right with 0.
+
+    Returns:
+      `bits` and `scale`, uint8 [sequences, length, bytes].
+    """
+    self._check_codec(params)
+    packed = self.module.apply(
+      {'params': params}, passage_tokens, method='pack_passages'
+    )
+    return {'bits': packed.bits, 'scale': packed.scale}
+
+  def encode(
+    self, params: Params, batch: Batch, mode: str | None = None
+  ) -> reader_lib.Encoded:
+    """Encodes questions with passages, from cached bits where the batch has
+    `passage_bits` and `passage_scale` and the mode is binary."""
+    mode = self.mode if mode is None else mode
+    packed = None
+    if mode == 'binary':
+      self._check_codec(params)
+      if 'passage_bits' in batch:
+        packed = codecs.PackedCode(
+          batch['passage_bits'], batch['passage_scale']
+        )
+    encoded = self.module.apply(
+      {'params': params},
+      batch['question_tokens'],
+      batch['passage_tokens'],
+      mode,
+      packed=packed,
+      method='encode',
+    )
+    return encoded.replace(recovery=None)
+
+  def decode(
+    self,
+    params: Params,
+    encoded: reader_lib.Encoded,
+    max_length: int | None = None,
+  ) -> tuple[Int[Array, 'batch max_length'], Float[Array, 'batch']]:
+    """Greedy answers, and the sum of their tokens' log probabilities."""
+    max_length = max_length or self.limits.answer_length
+    variables = {'params': params}
+    cache = self.module.apply(
+      variables, encoded.states, max_length, method='project_memory'
+    )
+
+    def step_fn(cache, tokens, step):
+      return self.module.apply(
+        variables, cache, encoded.mask, tokens, step, method='decode_step'
+      )
+
+    return decoding.greedy(step_fn, cache, encoded.states.shape[0], max_length)
+
+  def predict_batch(
+    self, params: Params, batch: Batch, rng: jax.Array | None = None
+  ) -> Int[Array, 'batch answer_length']:
+    """Greedy answers of a batch."""
+    return self.predict_batch_with_aux(params, batch, rng)[0]
+
+  def predict_batch_with_aux(
+    self, params: Params, batch: Batch, rng: jax.Array | None = None
+  ) -> tuple[Int[Array, 'batch answer_length'], dict[str, Array]]:
+    """Greedy answers and, as `scores`, their log probabilities."""
+    del rng  # Greedy decoding draws nothing.
+    tokens, scores = self.decode(params, self.encode(params, batch))
+    return tokens, {'scores': scores}
+
+  def score_batch(
+    self, params: Params, batch: Batch, return_intermediates: bool = False
+  ):
+    """Log probability of each example's target, [batch]."""
+    logits, _ = self.module.apply(
+      {'params': params},
+      batch['question_tokens'],
+      batch['passage_tokens'],
+      batch['decoder_input_tokens'],
+      self.mode,
+    )
+    log_probs = jax.nn.log_softmax(logits)
+    target = batch['decoder_target_tokens'][..., None]
+    per_token = jnp.take_along_axis(log_probs, target, axis=-1)[..., 0]
+    scores = jnp.sum(per_token * batch['decoder_loss_weights'], axis=-1)
+    if return_intermediates:
+      return scores, {'token_scores': per_token}
+    return scores
+
+  def _check_codec(self, params):
+    # The float codec has no parameters: any reader can cache floats.
+    if 'codec' not in params and self.config.codec.kind != 'float':
+      raise ValueError(
+        "These parameters hold no 'codec': the reader was not trained in "
+        'stage 3. Load a binary reader, or train one with --gin.STAGE=3.'
+      )
+
+
+def _averages(batch: Batch, **values: Array) -> dict[str, Any]:
+  """clu averages of per-batch means, weighted by the batch's target tokens."""
+  from clu import metrics as clu_metrics
+
+  total = jnp.sum(batch['decoder_loss_weights'])
+  return {
+    name: clu_metrics.Average(total=value * total, count=total)
+    for name, value in values.items()
+  }
+
+
+def flat_params(params: Params) -> dict[str, Any]:
+  """Parameters by 'encoder/layers_0/...' name."""
+  return traverse_util.flatten_dict(params, sep='/')
+
+
+def nested_params(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flat_params`."""
+  return traverse_util.unflatten_dict(dict(flat), sep='/')

@@ -1,0 +1,208 @@
+"""The reader: encoder, token codec and decoder under one parameter tree.
+
+Three modes of encoding share the parameters (but for the codec's):
+
+  joint       all encoder layers over [question ; passage]      (Atlas, FiD)
+  decomposed  layers 0..k-1 apart, k..n-1 over both             (DeFormer)
+  binary      as decomposed, the passage's states replaced by
+              what its bits say                                 (BTR)
+"""
+
+from __future__ import annotations
+
+from flax import linen as nn
+from flax import struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from btr_jax import config as config_lib
+from btr_jax.models import codecs, layers
+from btr_jax.models import decoder as decoder_lib
+from btr_jax.models import encoder as encoder_lib
+
+PAD_ID = 0
+
+
+@struct.dataclass
+class Encoded:
+  """What the decoder reads, and what the losses need.
+
+  Attributes:
+    states: encoder output of all passages of a question, one after another.
+    mask: real tokens; nothing of a missing passage is real.
+    trace: of the upper layers, if it was asked for.
+    recovery: mean recovery error of the codec, if it was asked for.
+  """
+
+  states: Float[Array, 'batch memory embed']
+  mask: Bool[Array, 'batch memory']
+  trace: encoder_lib.UpperTrace | None = None
+  recovery: Float[Array, ''] | None = None
+
+
+class Reader(nn.Module):
+  """A Fusion-in-Decoder reader with the decomposed, binarized encoder."""
+
+  config: config_lib.ReaderConfig
+
+  def setup(self):
+    cfg = self.config
+    self.token_embedder = layers.Embedding(
+      cfg.vocab_size, cfg.embed_dim, jnp.dtype(cfg.dtype)
+    )
+    self.encoder = encoder_lib.Encoder(cfg)
+    self.decoder = decoder_lib.Decoder(cfg, self.token_embedder)
+    self.codec = codecs.make_codec(cfg)
+
+  def passage_states(
+    self,
+    passage_tokens: Int[Array, 'sequences length'],
+    deterministic: bool = True,
+  ) -> Float[Array, 'sequences length embed']:
+    """The lower layers over passages (or questions) alone."""
+    embedded = self.token_embedder(passage_tokens)
+    return self.encoder.lower(embedded, passage_tokens != PAD_ID, deterministic)
+
+  def pack_passages(
+    self, passage_tokens: Int[Array, 'sequences length']
+  ) -> codecs.PackedCode:
+    """Passages to the bytes that the cache stores."""
+    states = self.passage_states(passage_tokens)
+    code = self.codec.encode(
+      states, passage_tokens, self.encoder.split_norm_scale()
+    )
+    return self.codec.pack(code)
+
+  def unpack_passages(
+    self,
+    packed: codecs.PackedCode,
+    passage_tokens: Int[Array, 'sequences length'],
+  ) -> Float[Array, 'sequences length embed']:
+    """The cache's bytes to the states that enter the upper layers."""
+    return self.codec.decode(
+      self.codec.unpack(packed),
+      passage_tokens,
+      self.encoder.split_norm_scale(),
+    )
+
+  def _binarize(self, states, passage_tokens):
+    """States through the codec, and the mean recovery error."""
+    norm_scale = self.encoder.split_norm_scale()
+    code = self.codec.encode(states, passage_tokens, norm_scale)
+    errors = self.codec.recovery_error(code, states, passage_tokens, norm_scale)
+    real = (passage_tokens != PAD_ID).astype(jnp.float32)
+    recovery = jnp.sum(errors * real) / jnp.maximum(jnp.sum(real), 1.0)
+    return self.codec.decode(code, passage_tokens, norm_scale), recovery
+
+  def encode(
+    self,
+    question_tokens: Int[Array, 'batch question_length'],
+    passage_tokens: Int[Array, 'batch passages passage_length'],
+    mode: str,
+    packed: codecs.PackedCode | None = None,
+    deterministic: bool = True,
+    trace: bool = False,
+  ) -> Encoded:
+    """Encodes a question with its passages.
+
+    Args:
+      question_tokens: padded on the left with 0.
+      passage_tokens: padded on the right with 0; all 0 for no passage.
+      mode: `joint`, `decomposed` or `binary`.
+      packed: the passages' cached bytes [batch, passages, passage_length, n],
+        for mode `binary`; without them the lower layers run here.
+      deterministic: no dropout.
+      trace: also return what distillation needs.
+
+    Returns:
+      Encoded, with `recovery` set where the codec ran here.
+
+    Raises:
+      ValueError: unknown mode, or cached bytes for another mode.
+    """
+    config_lib.check_choice('mode', mode, config_lib.MODES)
+    if packed is not None and mode != 'binary':
+      raise ValueError(
+        f'Cached bits were given to mode {mode!r}; only mode binary reads them.'
+      )
+    batch, num_passages, passage_length = passage_tokens.shape
+    question_length = question_tokens.shape[1]
+    tokens = encoder_lib.join_segments(question_tokens, passage_tokens)
+    flat_passages = passage_tokens.reshape(-1, passage_length)
+    mask = tokens != PAD_ID
+    recovery = None
+
+    if mode == 'joint':
+      states = self.encoder.lower(
+        self.token_embedder(tokens), mask, deterministic
+      )
+    else:
+      if packed is None:
+        passages = self.passage_states(flat_passages, deterministic)
+        if mode == 'binary':
+          passages, recovery = self._binarize(passages, flat_passages)
+      else:
+        # Not -1: a codec may store no scale, an array of no bytes.
+        rows = (batch * num_passages, passage_length)
+        flat = codecs.PackedCode(
+          packed.bits.reshape(rows + packed.bits.shape[3:]),
+          packed.scale.reshape(rows + packed.scale.shape[3:]),
+        )
+        passages = self.unpack_passages(flat, flat_passages)
+      question = self.passage_states(question_tokens, deterministic)
+      states = encoder_lib.join_segments(
+        question,
+        passages.astype(question.dtype).reshape(
+          batch, num_passages, passage_length, -1
+        ),
+      )
+
+    output, upper_trace = self.encoder.upper(
+      states, mask, deterministic, question_length if trace else None
+    )
+    present = jnp.any(flat_passages != PAD_ID, axis=-1, keepdims=True)
+    # [batch * passages, length, ...] -> [batch, passages * length, ...]
+    return Encoded(
+      states=output.reshape(batch, -1, output.shape[-1]),
+      mask=(mask & present).reshape(batch, -1),
+      trace=upper_trace,
+      recovery=recovery,
+    )
+
+  def __call__(
+    self,
+    question_tokens: Int[Array, 'batch question_length'],
+    passage_tokens: Int[Array, 'batch passages passage_length'],
+    decoder_input_tokens: Int[Array, 'batch answer_length'],
+    mode: str,
+    deterministic: bool = True,
+    trace: bool = False,
+  ) -> tuple[Float[Array, 'batch answer_length vocab'], Encoded]:
+    """Logits of the answer under teacher forcing, and the encoding."""
+    encoded = self.encode(
+      question_tokens,
+      passage_tokens,
+      mode,
+      deterministic=deterministic,
+      trace=trace,
+    )
+    logits = self.decoder(
+      encoded.states, encoded.mask, decoder_input_tokens, deterministic
+    )
+    return logits, encoded
+
+  def project_memory(
+    self, states: Float[Array, 'batch memory embed'], max_length: int
+  ) -> decoder_lib.DecoderCache:
+    """The decoder's cache before the first step."""
+    return self.decoder.start(states, max_length)
+
+  def decode_step(
+    self,
+    cache: decoder_lib.DecoderCache,
+    memory_mask: Bool[Array, 'batch memory'],
+    tokens: Int[Array, 'batch'],
+    step: Int[Array, ''],
+  ) -> tuple[Float[Array, 'batch vocab'], decoder_lib.DecoderCache]:
+    """Logits of the next token."""
+    return self.decoder.step(cache, memory_mask, tokens, step)

@@ -1,0 +1,283 @@
+"""Reader directories: a trained reader as files that need no pickle.
+
+  reader.json         configuration, limits, vocabulary, provenance
+  model.safetensors   parameters by T5X's names ('encoder/layers_0/...')
+  vocabulary.model    the SentencePiece model (or a relative path to one)
+
+A *family* directory holds several of them, one per mode of encoding, and a
+family.json that says which reader serves which mode and codec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from btr_jax import config as config_lib
+from btr_jax.data import vocabulary as vocabulary_lib
+from btr_jax.models import model as model_lib
+
+FORMAT_VERSION = 1
+READER_FILE = 'reader.json'
+FAMILY_FILE = 'family.json'
+WEIGHTS_FILE = 'model.safetensors'
+VOCABULARY_FILE = 'vocabulary.model'
+_DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
+
+
+class ReaderFileError(ValueError):
+  """A reader directory that is missing, damaged or of another format."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedReader:
+  """A reader, ready to be applied.
+
+  Attributes:
+    model: the model object, in the mode asked for.
+    params: parameters, float32.
+    config: architecture and codec.
+    limits: lengths that inputs are padded to.
+    vocabulary: the tokenizer.
+    fingerprint: SHA-256 of weights and configuration: what a cache was built
+      with must equal what reads it.
+    path: where it was read from.
+    provenance: how it was trained, as the file says.
+  """
+
+  model: model_lib.BtrModel
+  params: Mapping[str, Any]
+  config: config_lib.ReaderConfig
+  limits: config_lib.InputLimits
+  vocabulary: vocabulary_lib.Vocabulary
+  fingerprint: str
+  path: pathlib.Path
+  provenance: Mapping[str, Any]
+
+
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+  """Writes beside `path`, syncs, renames: never half a file."""
+  aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    with open(aside, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(aside, path)
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def save_reader(
+  path: str | os.PathLike,
+  config: config_lib.ReaderConfig,
+  limits: config_lib.InputLimits,
+  params: Mapping[str, Any],
+  vocabulary_file: str | os.PathLike,
+  *,
+  extra_ids: int = 100,
+  provenance: Mapping[str, Any] | None = None,
+  dtype: str = 'float32',
+) -> pathlib.Path:
+  """Writes a reader directory; reader.json last, so that it marks it whole.
+
+  Args:
+    path: folder to make.
+    config: architecture and codec.
+    limits: lengths of the inputs.
+    params: nested parameters.
+    vocabulary_file: SentencePiece model to copy in.
+    extra_ids: sentinels added behind its pieces.
+    provenance: how the reader was made, for people.
+    dtype: `float32`, or `bfloat16` for half the bytes.
+
+  Returns:
+    The folder.
+
+  Raises:
+    ValueError: unknown dtype.
+  """
+  config_lib.check_choice('dtype', dtype, tuple(_DTYPES))
+  path = pathlib.Path(path)
+  path.mkdir(parents=True, exist_ok=True)
+  vocabulary_file = pathlib.Path(vocabulary_file)
+  if vocabulary_file.resolve() != (path / VOCABULARY_FILE).resolve():
+    shutil.copyfile(vocabulary_file, path / VOCABULARY_FILE)
+  flat = {
+    name: np.asarray(value).astype(_DTYPES[dtype])
+    for name, value in model_lib.flat_params(params).items()
+  }
+  write_atomically(path / WEIGHTS_FILE, safetensors.numpy.save(flat))
+  description = {
+    'format_version': FORMAT_VERSION,
+    'config': config.to_dict(),
+    'limits': limits.to_dict(),
+    'vocabulary': VOCABULARY_FILE,
+    'extra_ids': extra_ids,
+    'provenance': dict(provenance or {}),
+  }
+  text = json.dumps(description, indent=2, sort_keys=True) + '\n'
+  write_atomically(path / READER_FILE, text.encode())
+  return path
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ReaderFileError(f'Cannot read {path}: {error}.') from error
+
+
+def resolve_family(
+  path: str | os.PathLike, mode: str | None, codec: str | None
+) -> pathlib.Path:
+  """The reader directory that serves a mode; `path` itself if no family.
+
+  Raises:
+    ReaderFileError: neither a reader nor a family, or the family lacks it.
+  """
+  path = pathlib.Path(path)
+  if (path / READER_FILE).is_file():
+    return path
+  if not (path / FAMILY_FILE).is_file():
+    raise ReaderFileError(
+      f'{path} is no reader: it has neither {READER_FILE} nor {FAMILY_FILE}. '
+      'Give a folder that training wrote (MODEL_DIR/stage3_.../reader) or '
+      'that `btr convert` made.'
+    )
+  family = _read_json(path / FAMILY_FILE)
+  name = mode or 'binary'
+  if name == 'binary' and codec == 'float':
+    name = 'decomposed'
+  elif name == 'binary':
+    name = codec or family.get('default_codec', 'residual')
+  if name not in family:
+    held = sorted(set(family) - {'default_codec'})
+    raise ReaderFileError(
+      f'The family {path} has no reader for {name!r}; it has {held}.'
+    )
+  return path / family[name]
+
+
+def _check_params(flat, model, path):
+  """Compares names and shapes with what the configuration builds."""
+  import jax
+
+  expected = jax.eval_shape(
+    lambda: model.get_initial_variables(
+      jax.random.key(0), model.input_shapes()
+    )['params']
+  )
+  expected = {
+    name: value.shape for name, value in model_lib.flat_params(expected).items()
+  }
+  found = {name: value.shape for name, value in flat.items()}
+  if 'codec' not in {name.split('/')[0] for name in found}:
+    expected = {
+      name: shape
+      for name, shape in expected.items()
+      if not name.startswith('codec/')
+    }
+  lines = [
+    f'  {name}: file {found.get(name, "missing")}, '
+    f'configuration {expected.get(name, "has none")}'
+    for name in sorted(set(expected) | set(found))
+    if expected.get(name) != found.get(name)
+  ]
+  if lines:
+    raise ReaderFileError(
+      f'{path} does not fit its reader.json:\n' + '\n'.join(lines[:20])
+    )
+
+
+def load_reader(
+  path: str | os.PathLike,
+  mode: str | None = None,
+  codec: str | None = None,
+) -> LoadedReader:
+  """Reads a reader directory, or the member of a family that serves `mode`.
+
+  Args:
+    path: reader or family directory.
+    mode: how to answer; None takes binary if the reader has a codec.
+    codec: which of a family's binary readers; `float` takes the decomposed
+      one with a cache of bfloat16 states (DeFormer).
+
+  Returns:
+    The reader; parameters in float32.
+
+  Raises:
+    ReaderFileError: missing, damaged, of another format, or parameters that
+      do not fit the configuration (with the differences).
+    ValueError: unknown mode, or binary asked of a reader without a codec.
+  """
+  if mode is not None:
+    config_lib.check_choice('mode', mode, config_lib.MODES)
+  path = resolve_family(path, mode, codec)
+  description = _read_json(path / READER_FILE)
+  version = description.get('format_version')
+  if version != FORMAT_VERSION:
+    raise ReaderFileError(
+      f'{path / READER_FILE} has format_version {version!r}; this btr_jax '
+      f'reads {FORMAT_VERSION}.'
+    )
+  config = config_lib.ReaderConfig.from_dict(description['config'])
+  limits = config_lib.InputLimits.from_dict(description['limits'])
+  weights = path / WEIGHTS_FILE
+  try:
+    raw = weights.read_bytes()
+    flat = {
+      name: jnp.asarray(value, jnp.float32)
+      for name, value in safetensors.numpy.load(raw).items()
+    }
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ReaderFileError(
+      f'Cannot read the weights {weights}: {error}. Copy the reader again, '
+      'or export it anew from its checkpoint.'
+    ) from error
+  has_codec = any(name.startswith('codec/') for name in flat)
+  if codec == 'float':
+    # It has no parameters, so every reader can have it.
+    float_codec = config_lib.CodecConfig('float')
+    config = dataclasses.replace(config, codec=float_codec)
+    flat = {k: v for k, v in flat.items() if not k.startswith('codec/')}
+  elif mode == 'binary' and codec not in (None, config.codec.kind):
+    raise ValueError(
+      f'{path} was trained with codec {config.codec.kind!r}, not {codec!r}.'
+    )
+  if mode is None:
+    mode = 'binary' if has_codec else 'joint'
+  if mode == 'binary' and not has_codec and config.codec.kind != 'float':
+    raise ValueError(
+      f'{path} has no codec, so it cannot answer in mode binary; train '
+      "stage 3, choose mode joint or decomposed, or codec='float'."
+    )
+  stage = 3 if has_codec else 1
+  model = model_lib.BtrModel(config, limits, stage=stage, mode=mode)
+  _check_params(flat, model, weights)
+  vocabulary = vocabulary_lib.Vocabulary(
+    path / description['vocabulary'], extra_ids=description['extra_ids']
+  )
+  config_text = json.dumps(config.to_dict(), sort_keys=True).encode()
+  return LoadedReader(
+    model=model,
+    params=model_lib.nested_params(flat),
+    config=config,
+    limits=limits,
+    vocabulary=vocabulary,
+    fingerprint=hashlib.sha256(raw + config_text).hexdigest(),
+    path=path,
+    provenance=description.get('provenance', {}),
+  )

@@ -1,0 +1,1 @@
+"""Finding passages for questions, and judging what was found."""

@@ -1,0 +1,1 @@
+"""Answering questions: retrieve, look up, encode, decode."""

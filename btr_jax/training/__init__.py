@@ -1,0 +1,1 @@
+"""Training: mesh, optimizer, state, step, loop, stages, checkpoints."""

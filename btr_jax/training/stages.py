@@ -1,0 +1,331 @@
+"""The recipe: three stages, each from the last checkpoint of the one before.
+
+stage1            joint reader, task loss
+stage2            decomposed reader, task + distillation from stage 1
+stage3_<codec>    binary reader, task + recovery; the codec starts from
+                  statistics of the corpus
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import dataclasses
+import itertools
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+
+from btr_jax import config as config_lib
+from btr_jax.data import vocabulary as vocabulary_lib
+from btr_jax.models import model as model_lib
+from btr_jax.models import reader_files
+from btr_jax.training import checkpoints as checkpoints_lib
+from btr_jax.training import loop as loop_lib
+from btr_jax.training import metrics as metrics_lib
+from btr_jax.training import optimizers, partitioning, scoring, sources, start
+from btr_jax.training import settings as settings_lib
+from btr_jax.training import state as state_lib
+from btr_jax.training import step as step_lib
+
+STAGES = (1, 2, 3)
+READER_FOLDER = 'reader'
+
+
+def check_stage(stage: Any) -> tuple[int, ...]:
+  """The stages to run: 1, 2, 3 or 'all'.
+
+  Raises:
+    ValueError: anything else.
+  """
+  if stage == 'all':
+    return STAGES
+  if isinstance(stage, bool) or stage not in STAGES:
+    raise ValueError(
+      f'STAGE is {stage!r}; expected 1 (joint), 2 (decomposed), 3 (binary) or '
+      "'all': --gin.STAGE=2, or --gin.STAGE=\"'all'\"."
+    )
+  return (stage,)
+
+
+def by_stage(name: str, value: Any, stage: int) -> Any:
+  """A setting's value for a stage: one for all, or a sequence of three.
+
+  Raises:
+    ValueError: a sequence of another length.
+  """
+  if not isinstance(value, (tuple, list)):
+    return value
+  if len(value) != len(STAGES):
+    raise ValueError(
+      f'{name} is {value!r}; expected one value, or three: one per stage.'
+    )
+  return value[stage - 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What is trained, and how long.
+
+  The first three take one value for all stages, or three: one per stage.
+
+  Attributes:
+    train_steps: updates.
+    learning_rate: its peak.
+    warmup_steps: of them, steps in which the rate rises.
+    batch_size: examples per update, over all devices.
+    microbatches: parts of the batch, one in memory at a time.
+    distill_tokens: stage 2: `attention`, `random` or `all`.
+    codec_fit_batches: stage 3: training batches whose passages the codec's
+      statistics come from.
+    seed: of parameters, dropout and the order of the data.
+  """
+
+  train_steps: int | Sequence[int]
+  learning_rate: float | Sequence[float]
+  warmup_steps: int | Sequence[int]
+  batch_size: int
+  microbatches: int = 1
+  distill_tokens: str = 'attention'
+  codec_fit_batches: int = 64
+  seed: int = 0
+
+  def settings(self, stage: int) -> dict[str, Any]:
+    """The values that hold for one stage."""
+    values = dataclasses.asdict(self)
+    for name in ('train_steps', 'learning_rate', 'warmup_steps'):
+      values[name] = by_stage(name.upper(), values[name], stage)
+    return values
+
+
+def _check_vocabulary(config, vocabulary, path):
+  if config.vocab_size < vocabulary.vocab_size:
+    raise ValueError(
+      f'VOCAB_SIZE is {config.vocab_size}, but the vocabulary {path} has '
+      f'{vocabulary.vocab_size} ids ({vocabulary.num_extra_ids} extra ids '
+      f'included); expected at least as many. Set '
+      f'--gin.VOCAB_SIZE={vocabulary.vocab_size} or more.'
+    )
+
+
+def run_stage(
+  stage: int,
+  *,
+  model_dir: pathlib.Path,
+  reader: config_lib.ReaderConfig,
+  limits: config_lib.InputLimits,
+  data: sources.BatchSource,
+  recipe: Recipe,
+  optimizer: optimizers.OptimizerConfig,
+  mesh: Any,
+  stop: loop_lib.StopSignal,
+  log_period: int = 50,
+  eval_period: int = 1000,
+  eval_batches: int | None = 16,
+  save_period: int = 1000,
+  keep: int | None = 3,
+  initial_checkpoint: str | None = None,
+  export_dtype: str = 'float32',
+  accept_changes: bool = False,
+  tensorboard: bool = True,
+  provenance: Mapping[str, Any] | None = None,
+) -> bool:
+  """Trains one stage, or goes on with it; exports its reader at the end.
+
+  Args:
+    stage: 1, 2 or 3.
+    model_dir: folder of the whole run.
+    reader: the architecture and codec.
+    limits: lengths of the inputs.
+    data: where batches and the vocabulary come from.
+    recipe: what is trained, and how long.
+    optimizer: how.
+    mesh: the devices.
+    stop: set by SIGTERM.
+    log_period: steps between written metrics.
+    eval_period: steps between evaluations; 0 for the end only.
+    eval_batches: validation batches per evaluation; 0 turns it off, None
+      takes all.
+    save_period: steps between checkpoints; 0 for the end only.
+    keep: newest checkpoints to keep.
+    initial_checkpoint: a stage folder, reader directory or family to start
+      from, in place of the stage before.
+    export_dtype: of the exported parameters.
+    accept_changes: see `settings.check_settings`.
+    tensorboard: write TensorBoard files.
+    provenance: recorded in the reader directory.
+
+  Returns:
+    False if SIGTERM ended it early.
+
+  Raises:
+    ValueError: see `settings.check_settings` and `state.merge_params`;
+      also for a vocabulary that does not fit, or a batch that does not divide.
+    CheckpointError: a checkpoint that is missing or cannot be read.
+    TrainingDivergedError: the loss is not finite.
+  """
+  name = start.stage_name(stage, reader)
+  folder = model_dir / name
+  partitioning.check_batch_size(recipe.batch_size, mesh, recipe.microbatches)
+  vocabulary_path, extra_ids = data.vocabulary_file()
+  vocabulary = vocabulary_lib.Vocabulary(vocabulary_path, extra_ids)
+  _check_vocabulary(reader, vocabulary, vocabulary_path)
+  values = recipe.settings(stage)
+  loop_config = loop_lib.LoopConfig(
+    total_steps=values['train_steps'],
+    log_period=log_period,
+    eval_period=eval_period,
+    save_period=save_period,
+  )
+  schedule = optimizers.make_schedule(
+    optimizer,
+    values['learning_rate'],
+    values['warmup_steps'],
+    values['train_steps'],
+  )
+  transform = optimizers.make_optimizer(optimizer, schedule)
+  model = model_lib.BtrModel(
+    reader, limits, stage=stage, distill_tokens=recipe.distill_tokens
+  )
+  settings = {
+    'stage': stage,
+    'reader': reader.to_dict(),
+    'limits': limits.to_dict(),
+    'data': {**data.describe(), 'vocabulary': vocabulary.fingerprint},
+    'recipe': values,
+    'optimizer': dataclasses.asdict(optimizer),
+  }
+  # Find out before the folder is touched that there is nothing to start from.
+  resuming = bool(checkpoints_lib.steps_in(folder))
+  previous, source = (
+    (None, None)
+    if resuming
+    else start.previous_params(model_dir, stage, reader, initial_checkpoint)
+  )
+  settings_lib.check_settings(folder, settings, accept_changes)
+  abstract = state_lib.abstract_state(model, transform, mesh)
+  # Another order of the data in every stage.
+  data_seed = recipe.seed * len(STAGES) + stage - 1
+
+  def train_batches(start_step):
+    return data.batches(
+      'train', limits, recipe.batch_size, seed=data_seed, start_step=start_step
+    )
+
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(checkpoints_lib.Checkpoints(folder, keep))
+    if resuming:
+      state = checkpoints.restore(abstract)
+      logging.info('Going on from %s, step %d', folder, int(state.step))
+    else:
+      with partitioning.mesh_context(mesh):
+        state = start.initial_state(
+          model,
+          abstract,
+          transform,
+          recipe.seed,
+          previous,
+          source,
+          itertools.islice(train_batches(0), recipe.codec_fit_batches),
+        )
+    del previous
+    start_step = int(state.step)
+    finished = start_step >= loop_config.total_steps
+    if finished:
+      logging.info('%s is already at step %d', name, start_step)
+    else:
+      writers = stack.enter_context(
+        metrics_lib.MetricWriters(folder, name, tensorboard=tensorboard)
+      )
+      batches = stack.enter_context(
+        loop_lib.Prefetcher(
+          train_batches(start_step),
+          lambda batch: partitioning.shard_batch(batch, mesh),
+        )
+      )
+      state, finished = loop_lib.run_loop(
+        state,
+        step_lib.make_train_step(
+          model,
+          transform,
+          schedule,
+          abstract,
+          mesh,
+          seed=recipe.seed,
+          microbatches=recipe.microbatches,
+        ),
+        batches,
+        loop_config,
+        name=name,
+        batch_size=recipe.batch_size,
+        checkpoints=checkpoints,
+        writers=writers,
+        stop=stop,
+        evaluate=_make_evaluate(
+          model, mesh, data, limits, recipe.batch_size, vocabulary, eval_batches
+        ),
+      )
+    exported = folder / READER_FOLDER
+    if finished and (start_step < int(state.step) or not exported.exists()):
+      _export(
+        exported,
+        reader,
+        limits,
+        state,
+        vocabulary_path,
+        extra_ids,
+        export_dtype,
+        {
+          **(provenance or {}),
+          'stage': stage,
+          'step': int(state.step),
+          'started_from': source,
+          'settings': settings,
+        },
+      )
+  return finished
+
+
+def _make_evaluate(
+  model, mesh, data, limits, batch_size, vocabulary, num_batches
+):
+  if num_batches == 0:
+    return None
+  eval_fn = step_lib.make_eval_step(model, mesh)
+  predict_fn = step_lib.make_predict_step(model, mesh)
+  score = scoring.make_scorer(vocabulary)
+
+  def evaluate(params):
+    return loop_lib.evaluate_batches(
+      data.batches('validation', limits, batch_size, seed=0),
+      params,
+      put=lambda batch: partitioning.shard_batch(batch, mesh),
+      eval_fn=eval_fn,
+      predict_fn=predict_fn,
+      score=score,
+      num_batches=num_batches,
+    )
+
+  return evaluate
+
+
+def _export(
+  path, reader, limits, state, vocabulary_path, extra_ids, dtype, provenance
+):
+  # All processes take part in gathering, one writes.
+  params = jax.tree.map(partitioning.to_host, state.params)
+  if jax.process_index() != 0:
+    return
+  reader_files.save_reader(
+    path,
+    reader,
+    limits,
+    params,
+    vocabulary_path,
+    extra_ids=extra_ids,
+    provenance=provenance,
+    dtype=dtype,
+  )
+  logging.info('Exported the reader to %s', path)

@@ -1,0 +1,130 @@
+"""What a stage starts from: the stage before it, or a reader on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from btr_jax import config as config_lib
+from btr_jax.models import reader_files
+from btr_jax.training import checkpoints as checkpoints_lib
+from btr_jax.training import partitioning
+from btr_jax.training import state as state_lib
+
+
+def stage_name(stage: int, config: config_lib.ReaderConfig) -> str:
+  """Name of the stage's folder."""
+  return f'stage3_{config.codec.kind}' if stage == 3 else f'stage{stage}'
+
+
+def initial_params(
+  path: pathlib.Path, stage: int
+) -> tuple[Mapping[str, Any], str]:
+  """Parameters of a stage folder, a reader directory or a family.
+
+  Args:
+    path: the folder.
+    stage: that is to start from them; of a family, stage 3 takes the
+      decomposed reader, the others the joint one.
+
+  Returns:
+    (parameters, where they come from).
+
+  Raises:
+    CheckpointError: the folder is none of the three, or cannot be read.
+  """
+  if (path / reader_files.READER_FILE).is_file() or (
+    path / reader_files.FAMILY_FILE
+  ).is_file():
+    mode = 'decomposed' if stage == 3 else 'joint'
+    return reader_files.load_reader(path, mode=mode).params, str(path)
+  if not checkpoints_lib.steps_in(path):
+    raise checkpoints_lib.CheckpointError(
+      f'INITIAL_CHECKPOINT is {str(path)!r}; expected a stage folder with '
+      'checkpoint_<step> folders, or a reader directory with reader.json.'
+    )
+  params, step = checkpoints_lib.load_params(path)
+  return params, f'{path}/{checkpoints_lib.PREFIX}_{step}'
+
+
+def previous_params(
+  model_dir: pathlib.Path,
+  stage: int,
+  config: config_lib.ReaderConfig,
+  initial_checkpoint: str | None,
+) -> tuple[Mapping[str, Any] | None, str | None]:
+  """What a stage starts from.
+
+  Args:
+    model_dir: folder of the run.
+    stage: that is to start.
+    config: names the stage folders.
+    initial_checkpoint: see `initial_params`; None for the stage before.
+
+  Returns:
+    (parameters, where they come from), (None, None) for fresh ones.
+
+  Raises:
+    CheckpointError: there is nothing to start from, or it cannot be read.
+  """
+  if initial_checkpoint is not None:
+    return initial_params(pathlib.Path(initial_checkpoint), stage)
+  if stage == 1:
+    return None, None
+  folder = model_dir / stage_name(stage - 1, config)
+  if not checkpoints_lib.steps_in(folder):
+    raise checkpoints_lib.CheckpointError(
+      f'Stage {stage} starts from the last checkpoint of stage {stage - 1}, '
+      f'but {folder} has none. Run --gin.STAGE={stage - 1} with this '
+      'MODEL_DIR first, or set INITIAL_CHECKPOINT to a stage folder or a '
+      'reader directory.'
+    )
+  params, step = checkpoints_lib.load_params(folder)
+  return params, f'{folder}/{checkpoints_lib.PREFIX}_{step}'
+
+
+def initial_state(
+  model: Any,
+  abstract: state_lib.TrainState,
+  optimizer: Any,
+  seed: int,
+  previous: Mapping[str, Any] | None,
+  source: str | None,
+  batches: Iterator[Mapping[str, np.ndarray]],
+) -> state_lib.TrainState:
+  """The state of a stage before its first step.
+
+  Args:
+    model: of the stage.
+    abstract: its abstract state.
+    optimizer: its optimizer.
+    seed: of fresh parameters.
+    previous: parameters to start from; None for fresh ones.
+    source: where they come from.
+    batches: training batches that a fresh codec takes its statistics from.
+
+  Returns:
+    The state on the mesh.
+  """
+  params, stayed_fresh = state_lib.init_params(model, abstract, seed), []
+  if previous is not None:
+    params, stayed_fresh = state_lib.merge_params(params, previous, source)
+    logging.info('Starting from %s', source)
+  if model.mode == 'binary' and (previous is None or stayed_fresh):
+    logging.info('Fitting the %s codec to passages', model.config.codec.kind)
+    # As numpy: they are placed on the mesh when the state is created.
+    params = jax.tree.map(partitioning.to_host, params)
+    params = model.fit_codec(
+      params,
+      (
+        batch['passage_tokens'].reshape(-1, batch['passage_tokens'].shape[-1])
+        for batch in batches
+      ),
+    )
+  mutables = {name: params for name in abstract.mutables}
+  return state_lib.create_state(abstract, optimizer, params, mutables)

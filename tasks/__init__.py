@@ -1,0 +1,1 @@
+"""SeqIO tasks. Importing a module of this package registers its tasks."""

@@ -1,0 +1,200 @@
+"""What all tests share: the platform, strictness, and a tiny reader family."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Before the first import of JAX: both are read when its backend starts.
+import jax  # noqa: E402
+
+if os.environ['JAX_PLATFORMS'] == 'cpu':
+  jax.config.update('jax_num_cpu_devices', 4)
+# [3] + [2, 3] is nearly always a mistake in a model.
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+import pytest  # noqa: E402
+
+CAPITALS = {
+  'Peru': 'Lima',
+  'Chile': 'Santiago',
+  'Kenya': 'Nairobi',
+  'Norway': 'Oslo',
+  'Japan': 'Tokyo',
+  'Egypt': 'Cairo',
+  'Cuba': 'Havana',
+  'Ghana': 'Accra',
+  'Nepal': 'Kathmandu',
+  'Iceland': 'Reykjavik',
+  'Namibia': 'Windhoek',
+  'Poland': 'Warsaw',
+}
+
+
+@pytest.fixture(scope='session')
+def repository() -> pathlib.Path:
+  """The root of the checkout."""
+  return pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> pathlib.Path:
+  """Data that cannot be shipped; skips where BTR_SHARED_DATA names none."""
+  folder = os.environ.get('BTR_SHARED_DATA')
+  if not folder:
+    pytest.skip('BTR_SHARED_DATA names no folder')
+  return pathlib.Path(folder)
+
+
+@pytest.fixture(scope='session')
+def tiny_passages():
+  """A corpus of two passages per country."""
+  from btr_jax.data.records import Passage
+
+  result = []
+  for number, (country, capital) in enumerate(CAPITALS.items()):
+    result.append(
+      Passage(
+        f'{country}-0',
+        f'{country}: Government',
+        f'Capital: {capital}. Independence - day: {number + 3} May.',
+      )
+    )
+    result.append(
+      Passage(
+        f'{country}-1',
+        f'{country}: Geography',
+        f'Coastline: {100 + number} km. Climate: '
+        + 'dry in the north, wet in the south. ' * (1 + number % 3),
+      )
+    )
+  return result
+
+
+@pytest.fixture(scope='session')
+def tiny_records(tiny_passages):
+  """A question per country, with four passages, the right one among them."""
+  from btr_jax.data.records import Context, Record
+
+  contexts = [Context(p.id, p.title, p.text) for p in tiny_passages]
+  result = []
+  for number, (country, capital) in enumerate(CAPITALS.items()):
+    order = [2 * number, 2 * number + 1]
+    order += [i for i in range(len(contexts)) if i not in order][:2]
+    result.append(
+      Record(
+        id=f'q{number}',
+        question=f'What is the capital of {country}?',
+        answers=(capital,),
+        contexts=tuple(contexts[i] for i in order),
+      )
+    )
+  return result
+
+
+@pytest.fixture(scope='session')
+def tiny_vocabulary_file(tmp_path_factory, tiny_passages) -> pathlib.Path:
+  """A SentencePiece vocabulary trained on the tiny corpus."""
+  from btr_jax.data import vocabulary
+
+  path = tmp_path_factory.mktemp('vocabulary') / 'vocabulary.model'
+  texts = [f'title: {p.title} context: {p.text}' for p in tiny_passages]
+  texts += [f'question: What is the capital of {c}? answer:' for c in CAPITALS]
+  vocabulary.train_vocabulary(texts, path, vocab_size=140)
+  return path
+
+
+@pytest.fixture(scope='session')
+def tiny_vocabulary(tiny_vocabulary_file):
+  """The vocabulary, with the usual 100 extra ids."""
+  from btr_jax.data import vocabulary
+
+  return vocabulary.Vocabulary(tiny_vocabulary_file)
+
+
+@pytest.fixture(scope='session')
+def tiny_limits():
+  """Room for the tiny corpus; 72 is no multiple of 16, on purpose."""
+  from btr_jax import config
+
+  return config.InputLimits(
+    question_length=48, passage_length=72, answer_length=6, num_passages=4
+  )
+
+
+@pytest.fixture(scope='session')
+def tiny_config(tiny_vocabulary):
+  """Three encoder layers, two of them below the split."""
+  from btr_jax import config
+
+  return config.ReaderConfig(
+    vocab_size=tiny_vocabulary.vocab_size,
+    embed_dim=32,
+    num_heads=2,
+    head_dim=16,
+    mlp_dim=48,
+    num_encoder_layers=3,
+    num_decoder_layers=2,
+    split_layer=2,
+    dropout_rate=0.0,
+  )
+
+
+def random_params(model, seed):
+  """Parameters by NumPy: JAX would compile for seconds to draw the same."""
+  import jax.numpy as jnp
+  import numpy as np
+
+  generator = np.random.default_rng(seed)
+  shapes = jax.eval_shape(
+    lambda key: model.get_initial_variables(key, model.input_shapes()),
+    jax.random.key(0),
+  )['params']
+
+  def draw(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    values = generator.normal(size=leaf.shape).astype(np.float32)
+    if name.rpartition('/')[2] in ('scale', 'deviation', 'level'):
+      return jnp.asarray(1.0 + 0.1 * np.tanh(values))  # must be positive
+    return jnp.asarray(0.25 * values)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope='session')
+def tiny_family(
+  tmp_path_factory, tiny_config, tiny_limits, tiny_vocabulary_file
+) -> pathlib.Path:
+  """A family directory of untrained readers, float32."""
+  import dataclasses
+  import json
+
+  from btr_jax import config
+  from btr_jax.models import model as model_lib
+  from btr_jax.models import reader_files
+
+  folder = tmp_path_factory.mktemp('family')
+  stages = {
+    'joint': (1, 'residual'),
+    'decomposed': (2, 'residual'),
+    'calibrated': (3, 'calibrated'),
+    'residual': (3, 'residual'),
+  }
+  for seed, (name, (stage, kind)) in enumerate(stages.items()):
+    reader_config = dataclasses.replace(
+      tiny_config, codec=config.CodecConfig(kind)
+    )
+    model = model_lib.BtrModel(reader_config, tiny_limits, stage=stage)
+    params = random_params(model, seed)
+    reader_files.save_reader(
+      folder / name,
+      reader_config,
+      tiny_limits,
+      params,
+      tiny_vocabulary_file,
+      provenance={'trained': 'no'},
+    )
+  family = {name: name for name in stages} | {'default_codec': 'residual'}
+  (folder / 'family.json').write_text(json.dumps(family))
+  return folder

@@ -1,0 +1,1 @@
+"""The command `btr`; each module is one sub-command with `main(argv)`."""

@@ -1,0 +1,100 @@
+"""`btr COMMAND ...`: one command for everything that the package does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import difflib
+import importlib
+import sys
+
+from btr_jax import __version__
+from btr_jax.tools import common
+
+# Modules are imported only when asked for: `btr --help` must answer at once,
+# and `train` alone needs TensorFlow.
+COMMANDS = {
+  'train': (
+    'btr_jax.train',
+    'train a reader: python -m btr_jax.train',
+  ),
+  'prepare-corpus': (
+    'btr_jax.tools.prepare_corpus',
+    'make passages, questions and retrieval of a built-in corpus',
+  ),
+  'export-cache': (
+    'btr_jax.tools.export_cache',
+    'plan, build or verify the cache of a corpus',
+  ),
+  'inspect-cache': (
+    'btr_jax.tools.inspect_cache',
+    'what a cache holds, and its bytes per token',
+  ),
+  'ask': (
+    'btr_jax.tools.ask',
+    'answer a question from a corpus',
+  ),
+  'evaluate': (
+    'btr_jax.tools.evaluate',
+    'exact match, F1, questions per second, bytes per token',
+  ),
+  'demo': (
+    'btr_jax.tools.demo',
+    'all of it on the World Factbook, with the reader that ships',
+  ),
+}
+
+
+def usage() -> str:
+  """The text of `btr --help`."""
+  lines = [
+    'usage: btr COMMAND [arguments]',
+    '',
+    'Binary token representations: read passages from one bit per dimension.',
+    '',
+    'commands:',
+  ]
+  lines += [f'  {name:<16}{text}' for name, (_, text) in COMMANDS.items()]
+  lines += [
+    '',
+    'example:',
+    '  btr ask --build "What is the capital of Peru?"',
+    '',
+    '`btr COMMAND --help` tells more.',
+  ]
+  return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a sub-command.
+
+  Args:
+    argv: the command and its arguments; None takes those of the process.
+
+  Returns:
+    Exit code: 0, or 2 for an error that the caller can put right.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if not argv:
+    print(usage(), file=sys.stderr)
+    return common.EXIT_USER_ERROR
+  command, *rest = argv
+  if command in ('-h', '--help', 'help'):
+    print(usage())
+    return common.EXIT_OK
+  if command == '--version':
+    print(f'btr_jax {__version__}')
+    return common.EXIT_OK
+  if command not in COMMANDS:
+    close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.4)
+    hint = f'; did you mean {close[0]!r}?' if close else '.'
+    return common.fail(
+      common.UserError(
+        f'unknown command {command!r}{hint} Commands: {", ".join(COMMANDS)}.'
+      )
+    )
+  module = importlib.import_module(COMMANDS[command][0])
+  return common.run(module.main, rest)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
