@@ -13,7 +13,7 @@ from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from btr_jax import axes
@@ -38,7 +38,7 @@ def root_mean_square(
 
 
 def over_last_axis(
-  vector: Float[ArrayLike, 'embed'], states: Float[Array, '*batch embed']
+  vector: Float[Array, 'embed'], states: Float[Array, '*batch embed']
 ) -> Float[Array, '*ones embed']:
   """The vector with leading axes of one, to meet `states` rank for rank."""
   return vector.reshape((1,) * (states.ndim - 1) + vector.shape)

@@ -183,7 +183,7 @@ class BtrModel:
       self.config.vocab_size,
       self.config.codec.num_bits or self.config.embed_dim,
     )
-    return {**params, 'codec': fitted}
+    return {**params, 'codec': jax.tree.map(jnp.asarray, fitted)}
 
   # ------------------------------------------------------------------ training
 
@@ -303,7 +303,9 @@ class BtrModel:
   # ----------------------------------------------------------------- inference
 
   def encode_passages(
-    self, params: Params, passage_tokens: Int[Array, 'sequences length']
+    self,
+    params: Params,
+    passage_tokens: Int[Array | np.ndarray, 'sequences length'],
   ) -> dict[str, Array]:
     """Passages to the cache's bytes: the offline half of the encoder.
 
@@ -316,7 +318,9 @@ class BtrModel:
     """
     self._check_codec(params)
     packed = self.module.apply(
-      {'params': params}, passage_tokens, method='pack_passages'
+      {'params': params},
+      jnp.asarray(passage_tokens),
+      method='pack_passages',
     )
     return {'bits': packed.bits, 'scale': packed.scale}
 

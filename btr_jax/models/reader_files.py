@@ -20,10 +20,9 @@ import shutil
 from typing import Any
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
+import safetensors.flax
 
 from btr_jax import config as config_lib
 from btr_jax.data import vocabulary as vocabulary_lib
@@ -34,7 +33,8 @@ READER_FILE = 'reader.json'
 FAMILY_FILE = 'family.json'
 WEIGHTS_FILE = 'model.safetensors'
 VOCABULARY_FILE = 'vocabulary.model'
-_DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_STORED_DTYPES = {'F32': np.float32, 'BF16': jnp.bfloat16, 'F16': np.float16}
 
 
 class ReaderFileError(ValueError):
@@ -116,10 +116,10 @@ def save_reader(
   if vocabulary_file.resolve() != (path / VOCABULARY_FILE).resolve():
     shutil.copyfile(vocabulary_file, path / VOCABULARY_FILE)
   flat = {
-    name: np.asarray(value).astype(_DTYPES[dtype])
+    name: jnp.asarray(value, _DTYPES[dtype])
     for name, value in model_lib.flat_params(params).items()
   }
-  write_atomically(path / WEIGHTS_FILE, safetensors.numpy.save(flat))
+  write_atomically(path / WEIGHTS_FILE, safetensors.flax.save(flat))
   description = {
     'format_version': FORMAT_VERSION,
     'config': config.to_dict(),
@@ -238,11 +238,17 @@ def load_reader(
   weights = path / WEIGHTS_FILE
   try:
     raw = weights.read_bytes()
+    # Not safetensors.numpy.load: it does not know bfloat16.
     flat = {
-      name: jnp.asarray(value, jnp.float32)
-      for name, value in safetensors.numpy.load(raw).items()
+      name: jnp.asarray(
+        np.frombuffer(tensor['data'], _STORED_DTYPES[tensor['dtype']]).reshape(
+          tensor['shape']
+        ),
+        jnp.float32,
+      )
+      for name, tensor in safetensors.deserialize(raw)
     }
-  except (OSError, safetensors.SafetensorError) as error:
+  except (OSError, KeyError, safetensors.SafetensorError) as error:
     raise ReaderFileError(
       f'Cannot read the weights {weights}: {error}. Copy the reader again, '
       'or export it anew from its checkpoint.'

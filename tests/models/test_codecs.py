@@ -129,7 +129,8 @@ def test_residual_follows_its_formula(
     'rotation': rotation.astype(np.float32),
     'level': rng.uniform(0.5, 2, num_bits).astype(np.float32),
   }
-  codec = codecs.make_codec(codec.config).bind({'params': params})
+  bound = jax.tree.map(jnp.asarray, params)
+  codec = codecs.make_codec(codec.config).bind({'params': bound})
   code = codec.encode(states, token_ids, norm_scale)
 
   x = np.asarray(states, np.float64)
@@ -149,7 +150,7 @@ def test_residual_follows_its_formula(
   )
 
 
-def test_fitted_residual_codec_beats_the_sign_at_a_quarter_of_its_bits(
+def test_fitted_residual_codec_beats_the_sign_at_half_its_bits(
   small_config, norm_scale
 ):
   """States that depend on the token id, plus a correlated remainder."""
@@ -171,7 +172,8 @@ def test_fitted_residual_codec_beats_the_sign_at_a_quarter_of_its_bits(
   )
   rotation = params['rotation']
   np.testing.assert_allclose(rotation.T @ rotation, np.eye(8), atol=1e-5)
-  codec = codecs.make_codec(config).bind({'params': params})
+  bound = jax.tree.map(jnp.asarray, params)
+  codec = codecs.make_codec(config).bind({'params': bound})
   fresh = rng.integers(1, 48, (8, 12)).astype(np.int32)
   states = jnp.asarray(states_of(fresh))
   code = codec.encode(states, jnp.asarray(fresh), norm_scale)
@@ -181,8 +183,12 @@ def test_fitted_residual_codec_beats_the_sign_at_a_quarter_of_its_bits(
     return float(jnp.sum((decoded - states) ** 2) / jnp.sum(states**2))
 
   best_level = jnp.mean(jnp.abs(states), axis=(0, 1), keepdims=True)
-  assert relative_error(decoded) < 0.15
-  assert relative_error(jnp.sign(states) * best_level) > 0.3
+  sign_error = relative_error(jnp.sign(states) * best_level)
+  table_alone = codec.decode(
+    code.replace(values=jnp.zeros_like(code.values)), jnp.asarray(fresh), None
+  )
+  assert relative_error(decoded) < 0.6 * sign_error
+  assert relative_error(decoded) < 0.6 * relative_error(table_alone)
 
 
 def test_fitting_on_padding_alone_is_refused():

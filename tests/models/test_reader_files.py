@@ -1,0 +1,166 @@
+"""Reader directories: round trips, families, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from btr_jax.models import model as model_lib
+from btr_jax.models import reader_files
+
+
+@pytest.fixture
+def reader(tmp_path, tiny_family):
+  """A copy that a test may damage."""
+  import shutil
+
+  return shutil.copytree(tiny_family / 'residual', tmp_path / 'reader')
+
+
+def test_round_trip_is_exact(tmp_path, tiny_family):
+  first = reader_files.load_reader(tiny_family / 'residual')
+  reader_files.save_reader(
+    tmp_path / 'copy',
+    first.config,
+    first.limits,
+    first.params,
+    tiny_family / 'residual' / 'vocabulary.model',
+    provenance=first.provenance,
+  )
+  second = reader_files.load_reader(tmp_path / 'copy')
+  assert first.config == second.config
+  assert first.limits == second.limits
+  assert first.fingerprint == second.fingerprint
+  assert first.vocabulary.fingerprint == second.vocabulary.fingerprint
+  for name, value in model_lib.flat_params(first.params).items():
+    np.testing.assert_array_equal(
+      value, model_lib.flat_params(second.params)[name]
+    )
+
+
+def test_bfloat16_halves_the_file(tmp_path, reader):
+  loaded = reader_files.load_reader(reader)
+  half = reader_files.save_reader(
+    tmp_path / 'half',
+    loaded.config,
+    loaded.limits,
+    loaded.params,
+    reader / 'vocabulary.model',
+    dtype='bfloat16',
+  )
+  sizes = [
+    (folder / 'model.safetensors').stat().st_size for folder in (half, reader)
+  ]
+  assert sizes[0] < 0.6 * sizes[1]
+  again = reader_files.load_reader(half)
+  assert again.fingerprint != loaded.fingerprint
+  for a, b in zip(
+    jax.tree.leaves(again.params), jax.tree.leaves(loaded.params), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=2**-8)
+
+
+@pytest.mark.parametrize(
+  'mode, codec, folder',
+  [
+    ('joint', None, 'joint'),
+    ('decomposed', None, 'decomposed'),
+    ('binary', None, 'residual'),
+    ('binary', 'calibrated', 'calibrated'),
+    ('binary', 'float', 'decomposed'),
+    (None, None, 'residual'),
+  ],
+)
+def test_family_serves_each_mode(tiny_family, mode, codec, folder):
+  loaded = reader_files.load_reader(tiny_family, mode, codec)
+  assert loaded.path.name == folder
+  assert loaded.model.mode == (mode or 'binary')
+  if codec:
+    assert loaded.config.codec.kind == codec
+
+
+def test_float_codec_needs_no_training(tiny_family):
+  """Any reader can cache bfloat16 states: DeFormer's baseline."""
+  loaded = reader_files.load_reader(tiny_family, 'binary', 'float')
+  tokens = np.ones((1, 8), np.int32)
+  packed = loaded.model.encode_passages(loaded.params, tokens)
+  assert packed['bits'].shape == (1, 8, 2 * loaded.config.embed_dim)
+
+
+def test_refuses_what_is_no_reader(tmp_path):
+  with pytest.raises(reader_files.ReaderFileError, match='is no reader'):
+    reader_files.load_reader(tmp_path / 'nowhere')
+
+
+def test_refuses_a_mode_without_bits(tiny_family):
+  with pytest.raises(ValueError, match='has no codec.*stage 3'):
+    reader_files.load_reader(tiny_family / 'joint', 'binary')
+  with pytest.raises(ValueError, match="mode is 'bits'; expected one of joint"):
+    reader_files.load_reader(tiny_family, 'bits')
+  with pytest.raises(ValueError, match="trained with codec 'residual'"):
+    reader_files.load_reader(tiny_family / 'residual', 'binary', 'calibrated')
+  with pytest.raises(reader_files.ReaderFileError, match="no reader for 'sign'"):
+    reader_files.load_reader(tiny_family, 'binary', 'sign')
+
+
+def test_refuses_truncated_weights(reader):
+  weights = reader / 'model.safetensors'
+  weights.write_bytes(weights.read_bytes()[:-100])
+  with pytest.raises(
+    reader_files.ReaderFileError, match='Cannot read the weights.*Copy'
+  ):
+    reader_files.load_reader(reader)
+
+
+def test_refuses_weights_of_another_shape_with_a_diff(reader):
+  path = reader / 'reader.json'
+  description = json.loads(path.read_text())
+  description['config']['mlp_dim'] += 8
+  path.write_text(json.dumps(description))
+  with pytest.raises(
+    reader_files.ReaderFileError, match=r'mlp/wi_0/kernel: file \(32, 48\)'
+  ):
+    reader_files.load_reader(reader)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'format_version': 99}, 'format_version 99'),
+    ({'config': {'depth': 3}}, r"no field \['depth'\]"),
+  ],
+)
+def test_refuses_another_format(reader, change, message):
+  path = reader / 'reader.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+  with pytest.raises(ValueError, match=message):
+    reader_files.load_reader(reader)
+
+
+def test_refuses_damaged_json(reader):
+  (reader / 'reader.json').write_text('{"format_version": 1,')
+  with pytest.raises(reader_files.ReaderFileError, match='Cannot read'):
+    reader_files.load_reader(reader)
+
+
+def test_nothing_half_written_when_the_disk_is_full(
+  reader, tmp_path, monkeypatch
+):
+  loaded = reader_files.load_reader(reader)
+
+  def full(descriptor):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(reader_files.os, 'fsync', full)
+  with pytest.raises(OSError, match='No space left'):
+    reader_files.save_reader(
+      tmp_path / 'new',
+      loaded.config,
+      loaded.limits,
+      loaded.params,
+      reader / 'vocabulary.model',
+    )
+  assert not (tmp_path / 'new' / 'reader.json').exists()
+  assert not (tmp_path / 'new' / 'model.safetensors').exists()
+  assert not list((tmp_path / 'new').glob('*.tmp'))
