@@ -37,6 +37,10 @@ COMMANDS = {
     'btr_jax.tools.evaluate',
     'exact match, F1, questions per second, bytes per token',
   ),
+  'pack-family': (
+    'btr_jax.tools.pack_family',
+    'pack the readers of the three stages into one folder',
+  ),
   'demo': (
     'btr_jax.tools.demo',
     'all of it on the World Factbook, with the reader that ships',

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import os
-import pathlib
 from typing import Any
 
 import rich.table
+
+from btr_jax.data import records
 
 # Okabe and Ito's colours, told apart with any colour vision; every system has
 # a marker of its own as well, for print in grey.
@@ -101,14 +102,8 @@ def plot(record: Mapping[str, Any], path: str | os.PathLike) -> None:
     f'{record["environment"]["cores"]} cores',
     fontsize=10,
   )
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(path.name + '.part')
-  try:
-    figure.savefig(aside, dpi=150, format='png')
-    os.replace(aside, path)
-  finally:
-    aside.unlink(missing_ok=True)
+  with records.atomic_writer(path, binary=True) as file:
+    figure.savefig(file, dpi=150, format='png')
 
 
 def _draw_points(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ import safetensors
 import safetensors.flax
 
 from btr_jax import config as config_lib
+from btr_jax.data import records
 from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.models import model as model_lib
 
@@ -67,17 +67,10 @@ class LoadedReader:
   provenance: Mapping[str, Any]
 
 
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
   """Writes beside `path`, syncs, renames: never half a file."""
-  aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    with open(aside, 'wb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(aside, path)
-  finally:
-    aside.unlink(missing_ok=True)
+  with records.atomic_writer(path, binary=True) as file:
+    file.write(data)
 
 
 def save_reader(
@@ -90,6 +83,7 @@ def save_reader(
   extra_ids: int = 100,
   provenance: Mapping[str, Any] | None = None,
   dtype: str = 'float32',
+  shared_vocabulary: bool = False,
 ) -> pathlib.Path:
   """Writes a reader directory; reader.json last, so that it marks it whole.
 
@@ -102,6 +96,8 @@ def save_reader(
     extra_ids: sentinels added behind its pieces.
     provenance: how the reader was made, for people.
     dtype: `float32`, or `bfloat16` for half the bytes.
+    shared_vocabulary: keep the vocabulary in the parent folder, once for all
+      readers of a family.
 
   Returns:
     The folder.
@@ -113,8 +109,9 @@ def save_reader(
   path = pathlib.Path(path)
   path.mkdir(parents=True, exist_ok=True)
   vocabulary_file = pathlib.Path(vocabulary_file)
-  if vocabulary_file.resolve() != (path / VOCABULARY_FILE).resolve():
-    shutil.copyfile(vocabulary_file, path / VOCABULARY_FILE)
+  stored = f'../{VOCABULARY_FILE}' if shared_vocabulary else VOCABULARY_FILE
+  if vocabulary_file.resolve() != (path / stored).resolve():
+    write_atomically((path / stored).resolve(), vocabulary_file.read_bytes())
   flat = {
     name: jnp.asarray(value, _DTYPES[dtype])
     for name, value in model_lib.flat_params(params).items()
@@ -124,7 +121,7 @@ def save_reader(
     'format_version': FORMAT_VERSION,
     'config': config.to_dict(),
     'limits': limits.to_dict(),
-    'vocabulary': VOCABULARY_FILE,
+    'vocabulary': stored,
     'extra_ids': extra_ids,
     'provenance': dict(provenance or {}),
   }

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from btr_jax.data import records
 from btr_jax.training import partitioning
 from btr_jax.training import state as state_lib
 
@@ -43,16 +44,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """As `write_json`, for text."""
-  path = pathlib.Path(path)
-  aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    with open(aside, 'w', encoding='utf-8') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(aside, path)
-  finally:
-    aside.unlink(missing_ok=True)
+  with records.atomic_writer(path) as file:
+    file.write(text)
 
 
 def steps_in(folder: str | os.PathLike) -> list[int]:

@@ -25,9 +25,7 @@ def test_only_attention_changes(small_model, mimetic):
   assert {n: v.shape for n, v in plain.items()} == {
     n: v.shape for n, v in changed.items()
   }
-  different = {
-    n for n in plain if not np.array_equal(plain[n], changed[n])
-  }
+  different = {n for n in plain if not np.array_equal(plain[n], changed[n])}
   assert different == {
     n for n in plain if 'attention/' in n or 'relpos_bias' in n
   }
@@ -63,7 +61,9 @@ def test_one_head_looks_back_and_one_ahead(small_model, mimetic):
     {'params': mimetic['encoder']['relpos_bias']}, positions, positions
   )[0]
   np.testing.assert_array_equal(jnp.argmax(scores[0, 1:], 1), jnp.arange(8))
-  np.testing.assert_array_equal(jnp.argmax(scores[1, :-1], 1), 1 + jnp.arange(8))
+  np.testing.assert_array_equal(
+    jnp.argmax(scores[1, :-1], 1), 1 + jnp.arange(8)
+  )
 
 
 def test_layers_start_apart(mimetic):
@@ -75,5 +75,7 @@ def test_layers_start_apart(mimetic):
 
 
 def test_unknown_initializer_is_named(small_model):
-  with pytest.raises(ValueError, match="initializer is 'copy'; expected one of"):
+  with pytest.raises(
+    ValueError, match="initializer is 'copy'; expected"
+  ):
     small_model(1, initializer='copy')

@@ -100,7 +100,9 @@ def test_refuses_a_mode_without_bits(tiny_family):
     reader_files.load_reader(tiny_family, 'bits')
   with pytest.raises(ValueError, match="trained with codec 'residual'"):
     reader_files.load_reader(tiny_family / 'residual', 'binary', 'calibrated')
-  with pytest.raises(reader_files.ReaderFileError, match="no reader for 'sign'"):
+  with pytest.raises(
+    reader_files.ReaderFileError, match="reader for 'sign'"
+  ):
     reader_files.load_reader(tiny_family, 'binary', 'sign')
 
 
@@ -152,7 +154,7 @@ def test_nothing_half_written_when_the_disk_is_full(
   def full(descriptor):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(reader_files.os, 'fsync', full)
+  monkeypatch.setattr('os.fsync', full)
   with pytest.raises(OSError, match='No space left'):
     reader_files.save_reader(
       tmp_path / 'new',
@@ -163,4 +165,21 @@ def test_nothing_half_written_when_the_disk_is_full(
     )
   assert not (tmp_path / 'new' / 'reader.json').exists()
   assert not (tmp_path / 'new' / 'model.safetensors').exists()
-  assert not list((tmp_path / 'new').glob('*.tmp'))
+  assert not list((tmp_path / 'new').iterdir())
+
+
+def test_a_family_keeps_its_vocabulary_once(tmp_path, reader):
+  loaded = reader_files.load_reader(reader)
+  for member in ('one', 'two'):
+    reader_files.save_reader(
+      tmp_path / 'family' / member,
+      loaded.config,
+      loaded.limits,
+      loaded.params,
+      reader / 'vocabulary.model',
+      shared_vocabulary=True,
+    )
+  found = sorted((tmp_path / 'family').rglob('*.model'))
+  assert found == [tmp_path / 'family' / 'vocabulary.model']
+  again = reader_files.load_reader(tmp_path / 'family' / 'two')
+  assert again.vocabulary.fingerprint == loaded.vocabulary.fingerprint

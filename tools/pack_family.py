@@ -1,0 +1,91 @@
+"""Packs trained stages into one family directory that `load_reader` serves.
+
+  python -m btr_jax.tools.pack_family --stages runs/factbook_tiny/stages \
+    --output btr_jax/assets/factbook_tiny
+
+Weights are stored in bfloat16, the vocabulary once for all readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import json
+import pathlib
+
+from btr_jax.models import reader_files
+from btr_jax.tools import common
+
+MEMBERS = {
+  'joint': 'stage1',
+  'decomposed': 'stage2',
+  'calibrated': 'stage3_calibrated',
+  'residual': 'stage3_residual',
+}
+
+
+def make_parser() -> common.Parser:
+  """The arguments."""
+  parser = common.Parser(
+    'pack-family',
+    'Packs the readers of the three stages into one family directory.',
+    'btr pack-family --stages runs/factbook_tiny/stages --output my_family',
+  )
+  parser.add_argument(
+    '--stages', required=True, help='MODEL_DIR that the stages were trained in'
+  )
+  parser.add_argument('--output', required=True, help='folder to write')
+  parser.add_argument(
+    '--default-codec',
+    default='residual',
+    choices=('calibrated', 'residual'),
+    help='what mode binary takes (residual)',
+  )
+  return parser
+
+
+def pack(stages: pathlib.Path, output: pathlib.Path, default_codec: str) -> int:
+  """Writes the family; family.json last.
+
+  Args:
+    stages: holds stage1/reader, stage2/reader, stage3_<codec>/reader.
+    output: the family directory.
+    default_codec: of mode binary.
+
+  Returns:
+    Bytes written.
+
+  Raises:
+    ReaderFileError: a stage is missing or damaged.
+  """
+  for member, stage in MEMBERS.items():
+    source = stages / stage / 'reader'
+    reader = reader_files.load_reader(source)
+    reader_files.save_reader(
+      output / member,
+      reader.config,
+      reader.limits,
+      reader.params,
+      source / reader_files.VOCABULARY_FILE,
+      extra_ids=reader.vocabulary.num_extra_ids,
+      provenance=reader.provenance,
+      dtype='bfloat16',
+      shared_vocabulary=True,
+    )
+  family = {name: name for name in MEMBERS} | {'default_codec': default_codec}
+  reader_files.write_atomically(
+    output / reader_files.FAMILY_FILE,
+    (json.dumps(family, indent=2, sort_keys=True) + '\n').encode(),
+  )
+  return sum(f.stat().st_size for f in output.rglob('*') if f.is_file())
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; see `--help`."""
+  arguments = make_parser().parse_args(argv)
+  output = pathlib.Path(arguments.output)
+  size = pack(pathlib.Path(arguments.stages), output, arguments.default_codec)
+  common.say(f'{output}: {len(MEMBERS)} readers, {size / 1e6:.1f} MB')
+  common.print_json(
+    {'command': 'pack-family', 'output': str(output), 'bytes': size}
+  )
+  return common.EXIT_OK
