@@ -75,7 +75,5 @@ def test_layers_start_apart(mimetic):
 
 
 def test_unknown_initializer_is_named(small_model):
-  with pytest.raises(
-    ValueError, match="initializer is 'copy'; expected"
-  ):
+  with pytest.raises(ValueError, match="initializer is 'copy'; expected"):
     small_model(1, initializer='copy')

@@ -100,9 +100,7 @@ def test_refuses_a_mode_without_bits(tiny_family):
     reader_files.load_reader(tiny_family, 'bits')
   with pytest.raises(ValueError, match="trained with codec 'residual'"):
     reader_files.load_reader(tiny_family / 'residual', 'binary', 'calibrated')
-  with pytest.raises(
-    reader_files.ReaderFileError, match="reader for 'sign'"
-  ):
+  with pytest.raises(reader_files.ReaderFileError, match="reader for 'sign'"):
     reader_files.load_reader(tiny_family, 'binary', 'sign')
 
 
