@@ -15,7 +15,8 @@ train() {
 # Settings that the stages share: eight passages, as the reader is used.
 stage() {
   train --gin.MODEL_DIR="'$runs/stages'" --gin.PASSAGE_LENGTH=112 \
-    --gin.NUM_PASSAGES=8 --gin.WARMUP_STEPS=20 "$@"
+    --gin.NUM_PASSAGES=8 --gin.WARMUP_STEPS=20 --gin.SAVE_PERIOD=150 \
+    --gin.EVAL_BATCHES=16 "$@"
 }
 
 # Copying exercises on windows of one passage (tasks/warmup.py).
@@ -36,20 +37,25 @@ train --gin.STAGE=1 --gin.MODEL_DIR="'$runs/four'" \
   --gin.PASSAGE_LENGTH=112 --gin.BATCH_SIZE=16 --gin.TRAIN_STEPS=450 \
   --gin.LEARNING_RATE=5e-4 --gin.WARMUP_STEPS=30 \
   --gin.EVAL_PERIOD=150 --gin.SAVE_PERIOD=150
-stage --gin.STAGE=1 --gin.INITIAL_CHECKPOINT="'$runs/four/stage1'" \
-  --gin.BATCH_SIZE=12 --gin.TRAIN_STEPS=250 --gin.LEARNING_RATE=3e-4 \
+train --gin.STAGE=1 --gin.MODEL_DIR="'$runs/eight'" \
+  --gin.INITIAL_CHECKPOINT="'$runs/four/stage1'" --gin.NUM_PASSAGES=8 \
+  --gin.PASSAGE_LENGTH=112 --gin.BATCH_SIZE=12 --gin.TRAIN_STEPS=250 \
+  --gin.LEARNING_RATE=3e-4 --gin.WARMUP_STEPS=20 \
   --gin.EVAL_PERIOD=100 --gin.SAVE_PERIOD=100
+stage --gin.STAGE=1 --gin.INITIAL_CHECKPOINT="'$runs/eight/stage1'" \
+  --gin.BATCH_SIZE=12 --gin.TRAIN_STEPS=380 --gin.LEARNING_RATE=5e-4 \
+  --gin.EVAL_PERIOD=380
 
 # Stage 2: decomposed, distilled from stage 1.
-stage --gin.STAGE=2 --gin.BATCH_SIZE=8 --gin.TRAIN_STEPS=300 \
-  --gin.LEARNING_RATE=3e-4 --gin.EVAL_PERIOD=150 --gin.SAVE_PERIOD=150
+stage --gin.STAGE=2 --gin.BATCH_SIZE=8 --gin.TRAIN_STEPS=220 \
+  --gin.LEARNING_RATE=3e-4 --gin.EVAL_PERIOD=220
 
 # Stage 3: bits, with either codec.
 stage --gin.STAGE=3 --gin.CODEC="'residual'" --gin.CODEC_BITS=64 \
-  --gin.BATCH_SIZE=8 --gin.TRAIN_STEPS=300 --gin.LEARNING_RATE=3e-4 \
-  --gin.EVAL_PERIOD=150 --gin.SAVE_PERIOD=150
+  --gin.BATCH_SIZE=8 --gin.TRAIN_STEPS=200 --gin.LEARNING_RATE=3e-4 \
+  --gin.EVAL_PERIOD=200
 stage --gin.STAGE=3 --gin.CODEC="'calibrated'" \
-  --gin.BATCH_SIZE=8 --gin.TRAIN_STEPS=450 --gin.LEARNING_RATE=4e-4 \
-  --gin.EVAL_PERIOD=150 --gin.SAVE_PERIOD=150
+  --gin.BATCH_SIZE=8 --gin.TRAIN_STEPS=300 --gin.LEARNING_RATE=4e-4 \
+  --gin.EVAL_PERIOD=300
 
 btr pack-family --stages "$runs/stages" --output "$runs/family"
