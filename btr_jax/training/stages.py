@@ -229,6 +229,7 @@ def run_stage(
           previous,
           source,
           itertools.islice(train_batches(0), recipe.codec_fit_batches),
+          start.teacher_params(model_dir) if stage == 2 else None,
         )
     del previous
     start_step = int(state.step)

@@ -88,6 +88,18 @@ def previous_params(
   return params, f'{folder}/{checkpoints_lib.PREFIX}_{step}'
 
 
+def teacher_params(model_dir: pathlib.Path) -> Mapping[str, Any] | None:
+  """Parameters of the run's own stage 1, if it has one.
+
+  They teach stage 2 wherever its parameters start from, so that
+  INITIAL_CHECKPOINT may name a reader that is already decomposed.
+  """
+  folder = model_dir / 'stage1'
+  if not checkpoints_lib.steps_in(folder):
+    return None
+  return checkpoints_lib.load_params(folder)[0]
+
+
 def initial_state(
   model: Any,
   abstract: state_lib.TrainState,
@@ -96,6 +108,7 @@ def initial_state(
   previous: Mapping[str, Any] | None,
   source: str | None,
   batches: Iterator[Mapping[str, np.ndarray]],
+  teacher: Mapping[str, Any] | None = None,
 ) -> state_lib.TrainState:
   """The state of a stage before its first step.
 
@@ -107,6 +120,7 @@ def initial_state(
     previous: parameters to start from; None for fresh ones.
     source: where they come from.
     batches: training batches that a fresh codec takes its statistics from.
+    teacher: of stage 2; None takes the parameters that the stage starts from.
 
   Returns:
     The state on the mesh.
@@ -126,5 +140,6 @@ def initial_state(
         for batch in batches
       ),
     )
-  mutables = {name: params for name in abstract.mutables}
+  taught_by = params if teacher is None else teacher
+  mutables = {name: taught_by for name in abstract.mutables}
   return state_lib.create_state(abstract, optimizer, params, mutables)

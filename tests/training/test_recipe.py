@@ -144,6 +144,29 @@ def test_three_stages(arguments, tmp_path):
   assert source.endswith('stage1/reader')
 
 
+@pytest.mark.filterwarnings('ignore:Sharding info not provided')
+def test_stage_1_teaches_wherever_stage_2_starts(arguments, tmp_path):
+  """INITIAL_CHECKPOINT moves the student's start, not the teacher."""
+  assert runner.train(**arguments)
+  other = {**arguments, 'model_dir': str(tmp_path / 'other')}
+  recipe = dataclasses.replace(RECIPE, seed=5)
+  assert runner.train(**{**other, 'recipe': recipe})
+  assert runner.train(
+    **{
+      **arguments,
+      'stage': 2,
+      'initial_checkpoint': str(tmp_path / 'other' / 'stage1'),
+    }
+  )
+  folder = tmp_path / 'run' / 'stage2'
+  step = checkpoints_lib.steps_in(folder)[-1]
+  restored = checkpoints_lib.ocp.PyTreeCheckpointer().restore(
+    folder.absolute() / f'checkpoint_{step}' / 'state'
+  )
+  taught_by, _ = checkpoints_lib.load_params(tmp_path / 'run' / 'stage1')
+  same(restored['flax_mutables']['teacher'], taught_by)
+
+
 class StopAt(loop_lib.StopSignal):
   """Asks for a stop the n-th time the loop looks."""
 
