@@ -9,6 +9,7 @@ Weights are stored in bfloat16, the vocabulary once for all readers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
 import json
 import pathlib
 
@@ -40,16 +41,28 @@ def make_parser() -> common.Parser:
     choices=('calibrated', 'residual'),
     help='what mode binary takes (residual)',
   )
+  parser.add_argument(
+    '--num-passages',
+    type=common.positive,
+    help="passages that all readers shall read (each stage's own)",
+  )
   return parser
 
 
-def pack(stages: pathlib.Path, output: pathlib.Path, default_codec: str) -> int:
+def pack(
+  stages: pathlib.Path,
+  output: pathlib.Path,
+  default_codec: str,
+  num_passages: int | None = None,
+) -> int:
   """Writes the family; family.json last.
 
   Args:
     stages: holds stage1/reader, stage2/reader, stage3_<codec>/reader.
     output: the family directory.
     default_codec: of mode binary.
+    num_passages: that all readers shall read, if stages were trained with
+      fewer; None keeps each stage's own.
 
   Returns:
     Bytes written.
@@ -60,10 +73,13 @@ def pack(stages: pathlib.Path, output: pathlib.Path, default_codec: str) -> int:
   for member, stage in MEMBERS.items():
     source = stages / stage / 'reader'
     reader = reader_files.load_reader(source)
+    limits = reader.limits
+    if num_passages is not None:
+      limits = dataclasses.replace(limits, num_passages=num_passages)
     reader_files.save_reader(
       output / member,
       reader.config,
-      reader.limits,
+      limits,
       reader.params,
       source / reader_files.VOCABULARY_FILE,
       extra_ids=reader.vocabulary.num_extra_ids,
@@ -83,7 +99,12 @@ def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
   arguments = make_parser().parse_args(argv)
   output = pathlib.Path(arguments.output)
-  size = pack(pathlib.Path(arguments.stages), output, arguments.default_codec)
+  size = pack(
+    pathlib.Path(arguments.stages),
+    output,
+    arguments.default_codec,
+    arguments.num_passages,
+  )
   common.say(f'{output}: {len(MEMBERS)} readers, {size / 1e6:.1f} MB')
   common.print_json(
     {'command': 'pack-family', 'output': str(output), 'bytes': size}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains the reader family that ships in btr_jax/assets/factbook_tiny, from
 # nothing, by the package's own trainer, and packs it. Needs btr_jax[train];
-# about an hour on two CPU cores. A step that was stopped resumes.
+# about an hour on two CPU cores. A step that was stopped resumes. Put in order
+# from the commands that were run; not yet run as a whole (docs/results).
 #
 #   tools/train_factbook_tiny.sh runs/factbook_tiny
 set -euo pipefail
@@ -61,4 +62,5 @@ short --gin.STAGE=3 --gin.CODEC="'calibrated'" --gin.NUM_PASSAGES=4 \
   --gin.BATCH_SIZE=12 --gin.TRAIN_STEPS=110 --gin.SAVE_PERIOD=110 \
   --gin.LEARNING_RATE=5e-4
 
-btr pack-family --stages "$runs/stages" --output "$runs/family"
+btr pack-family --stages "$runs/stages" --output "$runs/family" \
+  --num-passages 8

@@ -24,6 +24,7 @@ def test_packs_all_modes(tmp_path, stages, capsys):
   output = tmp_path / 'family'
   code = tools_main.main(
     ['pack-family', '--stages', str(stages), '--output', str(output)]
+    + ['--num-passages', '7']
   )
   assert code == 0
   record = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -38,6 +39,7 @@ def test_packs_all_modes(tmp_path, stages, capsys):
   ]:
     reader = reader_files.load_reader(output, mode, codec)
     assert reader.model.mode == mode
+    assert reader.limits.num_passages == 7
 
 
 def test_a_missing_stage_is_named(tmp_path, stages, capsys):
