@@ -14,7 +14,7 @@ from typing import Any
 MODES = ('joint', 'decomposed', 'binary')
 CODECS = ('calibrated', 'residual', 'float', 'sign')
 INITIALIZERS = ('t5', 'mimetic')
-TOKEN_SELECTIONS = ('attention', 'random', 'all')
+TOKEN_SELECTIONS = ('attention', 'random', 'all', 'none')
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

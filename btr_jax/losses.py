@@ -43,7 +43,8 @@ def select_tokens(
       over all passages of the example.
     mask: real passage tokens.
     fraction: share of the real tokens to choose (paper: 0.5), rounded up.
-    how: `attention` takes those attended to most, `random` any, `all` all.
+    how: `attention` takes those attended to most, `random` any, `all` all,
+      `none` none.
     rng: key for `random`.
 
   Returns:
@@ -55,6 +56,8 @@ def select_tokens(
   config_lib.check_choice('distill_tokens', how, config_lib.TOKEN_SELECTIONS)
   if how == 'all':
     return mask
+  if how == 'none':
+    return jnp.zeros_like(mask)
   if how == 'random':
     if rng is None:
       raise ValueError(

@@ -249,13 +249,13 @@ class BtrModel:
       batch['decoder_input_tokens'],
       self.mode,
       deterministic=dropout_rng is None,
-      trace=self.stage == 2,
+      trace=self.stage == 2 and self._distill_tokens != 'none',
       rngs=rngs,
     )
     task_loss, accuracy = self._task_loss(logits, batch)
     loss = task_loss
     values = {'task_loss': task_loss, 'token_accuracy': accuracy}
-    if self.stage == 2:
+    if self.stage == 2 and self._distill_tokens != 'none':
       if not flax_mutables or TEACHER not in flax_mutables:
         raise ValueError(
           "Stage 2 distils from a teacher; pass flax_mutables={'teacher': "

@@ -77,7 +77,8 @@ class Recipe:
     warmup_steps: of them, steps in which the rate rises.
     batch_size: examples per update, over all devices.
     microbatches: parts of the batch, one in memory at a time.
-    distill_tokens: stage 2: `attention`, `random` or `all`.
+    distill_tokens: stage 2: `attention`, `random`, `all` or `none`; the last
+      learns from the task alone and saves the teacher's run.
     codec_fit_batches: stage 3: training batches whose passages the codec's
       statistics come from.
     seed: of parameters, dropout and the order of the data.

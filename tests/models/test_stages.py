@@ -92,6 +92,15 @@ def test_stage_2_without_a_teacher_is_refused(small_model, batch):
     model.loss_fn(_variables(model)['params'], batch, None)
 
 
+def test_stage_2_can_learn_without_a_teacher(small_model, batch):
+  model = small_model(2, distill_tokens='none')
+  params = _variables(model)['params']
+  loss, metrics = model.loss_fn(params, batch, None)
+  values = _values(metrics)
+  assert set(values) == {'loss', 'task_loss', 'token_accuracy'}
+  np.testing.assert_allclose(loss, values['task_loss'], rtol=1e-6)
+
+
 @pytest.mark.parametrize('codec', ['calibrated', 'residual'])
 def test_stage_3_recovers_passages(small_model, batch, codec):
   model = small_model(3, codec)
