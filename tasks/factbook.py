@@ -15,7 +15,7 @@ import tensorflow as tf
 from btr_jax.data import prompts
 from btr_jax.data.factbook import prepare, questions
 from btr_jax.evaluation import answer_metrics
-from btr_jax.tasks import preprocessors, sources, warmup
+from btr_jax.tasks import augmentation, preprocessors, sources, warmup
 
 VOCABULARY_VARIABLE = 'BTR_FACTBOOK_VOCABULARY'
 EXTRA_IDS = 100
@@ -111,3 +111,4 @@ def _register(name, *rewriting):
 
 _register('factbook')
 _register('factbook_warmup', warmup.warm_up)
+_register('factbook_augmented', augmentation.augment)

@@ -5,7 +5,7 @@ lengths come from `task_feature_lengths`: {'inputs': question tokens,
 'passages': (passages, tokens per passage), 'targets': answer tokens}.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
@@ -71,6 +71,47 @@ def choose_passages(
     return result
 
   return choose(dataset)
+
+
+def rewrite_training(
+  dataset: tf.data.Dataset, rewrite: Callable[..., tuple]
+) -> tf.data.Dataset:
+  """Passes the text of training examples through a Python function.
+
+  Args:
+    dataset: examples with passages.
+    rewrite: rewrite(question, answers, titles, texts, has_answer, seed), all
+      as bytes, gives the new question, answers and texts; their seed is two
+      integers of SeqIO's.
+
+  Returns:
+    Examples of the same structure; those of evaluation unchanged.
+  """
+
+  @seqio.map_over_dataset(num_seeds=1)
+  def convert(example, seed):
+    def rewritten():
+      question, answers, texts = tf.numpy_function(
+        rewrite,
+        [example[name] for name in TEXT_FEATURES] + [seed],
+        [tf.string, tf.string, tf.string],
+        stateful=False,
+      )
+      return question, answers, texts
+
+    question, answers, texts = tf.cond(
+      example['training'],
+      rewritten,
+      lambda: (example['question'], example['answers'], example['texts']),
+    )
+    return {
+      **example,
+      'question': tf.ensure_shape(question, []),
+      'answers': tf.ensure_shape(answers, [None]),
+      'texts': tf.ensure_shape(texts, [None]),
+    }
+
+  return convert(dataset)
 
 
 def choose_answer(

@@ -8,10 +8,9 @@ a few words of the passage, whose continuation is the answer (self-supervised,
 as in a prefix language model). Evaluation examples are left as they are.
 """
 
-import seqio
 import tensorflow as tf
 
-from btr_jax.tasks import preprocessors
+from btr_jax.tasks import preprocessors, randomness
 
 # Words of the passage that stand for the question, and that are asked for.
 _CUE_WORDS = (2, 5)
@@ -82,15 +81,7 @@ def warm_up(
   """
 
   def rewrite(question, answers, titles, texts, has_answer, seed):
-    # A small generator of our own: one seed per example, from SeqIO.
-    state = (int(seed[0]) << 32) ^ (int(seed[1]) & 0xFFFFFFFF)
-
-    def draw(bound):
-      nonlocal state
-      state = (6364136223846793005 * state + 1442695040888963407) % 2**64
-      return (state >> 33) % bound
-
-    draw(1)
+    draw = randomness.generator(seed)
     texts = [text.decode().split() for text in texts]
     answers = [answer.decode() for answer in answers]
     holding = [i for i, holds in enumerate(has_answer) if holds]
@@ -118,27 +109,4 @@ def warm_up(
       [text.encode() for text in cut],
     )
 
-  @seqio.map_over_dataset(num_seeds=1)
-  def convert(example, seed):
-    def rewritten():
-      question, answers, texts = tf.numpy_function(
-        rewrite,
-        [example[name] for name in preprocessors.TEXT_FEATURES] + [seed],
-        [tf.string, tf.string, tf.string],
-        stateful=False,
-      )
-      return question, answers, texts
-
-    question, answers, texts = tf.cond(
-      example['training'],
-      rewritten,
-      lambda: (example['question'], example['answers'], example['texts']),
-    )
-    return {
-      **example,
-      'question': tf.ensure_shape(question, []),
-      'answers': tf.ensure_shape(answers, [None]),
-      'texts': tf.ensure_shape(texts, [None]),
-    }
-
-  return convert(dataset)
+  return preprocessors.rewrite_training(dataset, rewrite)
