@@ -1,6 +1,7 @@
 """Questions, passages and answers as arrays of token ids (numpy only)."""
 
 from collections.abc import Sequence
+import functools
 import logging
 
 from jaxtyping import Float32, Int32
@@ -37,15 +38,21 @@ def question_ids(
       f'question_length is {length}; the words around a question alone take '
       f'{len(frame) + len(ending)} tokens. Use a length of at least 16.'
     )
+  _warn_cut(question, len(ids), length)
+  return frame + ids[len(ids) - (length - len(frame)) :]
+
+
+@functools.lru_cache(maxsize=4096)
+def _warn_cut(question: str, found: int, length: int) -> None:
+  # Cached: once per question, however often training or timing repeats it.
   _logger.warning(
     'The question %r has %d tokens; its first %d were cut off to fit '
     'question_length=%d.',
     question,
-    len(ids),
-    len(ids) - length,
+    found,
+    found - length,
     length,
   )
-  return frame + ids[len(ids) - (length - len(frame)) :]
 
 
 def passage_ids(

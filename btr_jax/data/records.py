@@ -313,7 +313,8 @@ def _take(value, key, kind, where, default=_MISSING):
   if key not in value:
     if default is _MISSING:
       raise ValueError(
-        f'{where}: the key "{key}" is missing. Found the keys {sorted(value)}.'
+        f'{where}: the key "{key}" is missing; add it, or leave the line out.'
+        + (f' Other keys found: {sorted(value)}.' if value else '')
       )
     return default
   found = value.pop(key)
