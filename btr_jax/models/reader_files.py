@@ -108,15 +108,48 @@ def save_reader(
   config_lib.check_choice('dtype', dtype, tuple(_DTYPES))
   path = pathlib.Path(path)
   path.mkdir(parents=True, exist_ok=True)
-  vocabulary_file = pathlib.Path(vocabulary_file)
-  stored = f'../{VOCABULARY_FILE}' if shared_vocabulary else VOCABULARY_FILE
-  if vocabulary_file.resolve() != (path / stored).resolve():
-    write_atomically((path / stored).resolve(), vocabulary_file.read_bytes())
   flat = {
     name: jnp.asarray(value, _DTYPES[dtype])
     for name, value in model_lib.flat_params(params).items()
   }
   write_atomically(path / WEIGHTS_FILE, safetensors.flax.save(flat))
+  save_description(
+    path,
+    config,
+    limits,
+    vocabulary_file,
+    extra_ids=extra_ids,
+    provenance=provenance,
+    shared_vocabulary=shared_vocabulary,
+  )
+  return path
+
+
+def save_description(
+  path: pathlib.Path,
+  config: config_lib.ReaderConfig,
+  limits: config_lib.InputLimits,
+  vocabulary_file: str | os.PathLike,
+  *,
+  extra_ids: int = 100,
+  provenance: Mapping[str, Any] | None = None,
+  shared_vocabulary: bool = False,
+) -> None:
+  """Writes all of a reader directory but its weights, which stand already.
+
+  Args:
+    path: the folder, with `WEIGHTS_FILE` in it.
+    config: see `save_reader`, also for the others.
+    limits: lengths of the inputs.
+    vocabulary_file: SentencePiece model to copy in.
+    extra_ids: sentinels added behind its pieces.
+    provenance: how the reader was made.
+    shared_vocabulary: keep the vocabulary in the parent folder.
+  """
+  vocabulary_file = pathlib.Path(vocabulary_file)
+  stored = f'../{VOCABULARY_FILE}' if shared_vocabulary else VOCABULARY_FILE
+  if vocabulary_file.resolve() != (path / stored).resolve():
+    write_atomically((path / stored).resolve(), vocabulary_file.read_bytes())
   description = {
     'format_version': FORMAT_VERSION,
     'config': config.to_dict(),
@@ -127,7 +160,6 @@ def save_reader(
   }
   text = json.dumps(description, indent=2, sort_keys=True) + '\n'
   write_atomically(path / READER_FILE, text.encode())
-  return path
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
