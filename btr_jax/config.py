@@ -14,6 +14,7 @@ from typing import Any
 MODES = ('joint', 'decomposed', 'binary')
 CODECS = ('calibrated', 'residual', 'float', 'sign')
 INITIALIZERS = ('t5', 'mimetic')
+REMATS = ('none', 'minimal', 'full')
 TOKEN_SELECTIONS = ('attention', 'random', 'all', 'none')
 
 
@@ -92,6 +93,10 @@ class ReaderConfig:
     initializer: `t5`, or `mimetic` for small readers trained from nothing
       (`models/initialization.py`); matters at step 0 only.
     codec: how passage tokens are binarized.
+    remat: what a layer keeps for its gradient: `none` keeps everything,
+      `minimal` the outputs of its matrices (attention is computed again),
+      `full` its inputs alone. Less memory for more computation, in training
+      only; no part of what the reader is, so `to_dict` leaves it out.
   """
 
   vocab_size: int
@@ -110,9 +115,11 @@ class ReaderConfig:
   dtype: str = 'float32'
   initializer: str = 't5'
   codec: CodecConfig = CodecConfig()
+  remat: str = 'none'
 
   def __post_init__(self):
     check_choice('initializer', self.initializer, INITIALIZERS)
+    check_choice('REMAT', self.remat, REMATS)
     if not 0 < self.split_layer < self.num_encoder_layers:
       raise ValueError(
         f'split_layer is {self.split_layer}; expected 1 to '
@@ -131,7 +138,11 @@ class ReaderConfig:
       )
 
   def to_dict(self) -> dict[str, Any]:
-    return dataclasses.asdict(self)
+    """What the reader is, as JSON values: fingerprints are taken of this."""
+    values = dataclasses.asdict(self)
+    # A run may go on with another `remat`, and a cache is read with any.
+    del values['remat']
+    return values
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> ReaderConfig:

@@ -95,7 +95,26 @@ class DecoderLayer(nn.Module):
     )
     states = states + drop(update)
     update = self.mlp(self.pre_mlp_layer_norm(states), deterministic)
-    return states + drop(update), (keys, values)
+    states = layers.constrain_states(states + drop(update))
+    return states, (keys, values)
+
+  def over_memory(
+    self,
+    states: Float[Array, 'batch length embed'],
+    memory: Float[Array, 'batch memory embed'],
+    self_bias: Float[Array, '#batch heads length length'],
+    cross_bias: Float[Array, '#batch #heads #length memory'],
+    deterministic: bool = True,
+  ) -> Float[Array, 'batch length embed']:
+    """One layer over all positions, the memory's projection included.
+
+    So that `remat` need not keep the memory's keys and values of all layers.
+    """
+    cross = self.encoder_decoder_attention.keys_and_values(memory)
+    states, _ = self(
+      states, None, cross, self_bias, cross_bias, deterministic=deterministic
+    )
+    return states
 
 
 class Decoder(nn.Module):
@@ -114,7 +133,8 @@ class Decoder(nn.Module):
       bidirectional=False,
       dtype=dtype,
     )
-    self.layers = [DecoderLayer(cfg) for _ in range(cfg.num_decoder_layers)]
+    layer = layers.remat(DecoderLayer, cfg.remat, 'over_memory', 5)
+    self.layers = [layer(cfg) for _ in range(cfg.num_decoder_layers)]
     self.decoder_norm = layers.LayerNorm(cfg.embed_dim, dtype)
     self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
     if not cfg.logits_via_embedding:
@@ -129,6 +149,7 @@ class Decoder(nn.Module):
       logits = self.token_embedder.attend(states)
     else:
       logits = self.logits_dense(states)
+    logits = layers.constrain(logits, axes.BATCH, axes.LENGTH, axes.VOCAB)
     return logits.astype(jnp.float32)
 
   def project_memory(
@@ -157,16 +178,11 @@ class Decoder(nn.Module):
     cross_bias = layers.padding_bias(memory_mask)
     states = self.token_embedder(input_tokens)
     states = self.dropout(states, deterministic=deterministic)
-    for layer, keys_values in zip(
-      self.layers, self.project_memory(memory), strict=True
-    ):
-      states, _ = layer(
-        states,
-        None,
-        keys_values,
-        self_bias,
-        cross_bias,
-        deterministic=deterministic,
+    states = layers.constrain_states(states)
+    for layer in self.layers:
+      # Positional: `remat` knows its static argument by its place.
+      states = layer.over_memory(
+        states, memory, self_bias, cross_bias, deterministic
       )
     return self._logits(states, deterministic)
 
@@ -176,7 +192,13 @@ class Decoder(nn.Module):
     """The cache before the first step."""
     cfg = self.config
     shape = (memory.shape[0], cfg.num_heads, max_length, cfg.head_dim)
-    zeros = jnp.zeros(shape, jnp.dtype(cfg.dtype))
+    zeros = layers.constrain(
+      jnp.zeros(shape, jnp.dtype(cfg.dtype)),
+      axes.BATCH,
+      axes.HEADS,
+      axes.LENGTH,
+      axes.KV,
+    )
     return DecoderCache(
       self_attention=tuple((zeros, zeros) for _ in self.layers),
       cross_attention=self.project_memory(memory),

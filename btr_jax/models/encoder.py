@@ -14,7 +14,6 @@ from flax import struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from btr_jax import axes
 from btr_jax import config as config_lib
 from btr_jax.models import layers
 
@@ -55,10 +54,7 @@ class EncoderLayer(nn.Module):
     states = states + self.dropout(update, deterministic=deterministic)
     update = self.mlp(self.pre_mlp_layer_norm(states), deterministic)
     states = states + self.dropout(update, deterministic=deterministic)
-    states = layers.with_sharding_constraint(
-      states, (axes.BATCH, axes.LENGTH, axes.EMBED)
-    )
-    return states, weights
+    return layers.constrain_states(states), weights
 
 
 @struct.dataclass
@@ -92,7 +88,8 @@ class Encoder(nn.Module):
       bidirectional=True,
       dtype=dtype,
     )
-    self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
+    layer = layers.remat(EncoderLayer, cfg.remat, '__call__', 3)
+    self.layers = [layer(cfg) for _ in range(cfg.num_encoder_layers)]
     self.encoder_norm = layers.LayerNorm(cfg.embed_dim, dtype)
     self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
 
@@ -110,6 +107,7 @@ class Encoder(nn.Module):
     """Layers 0..k-1 over the sequences as given: what enters layer k."""
     bias = self._bias(mask)
     states = self.dropout(embedded, deterministic=deterministic)
+    states = layers.constrain_states(states)
     for layer in self.layers[: self.config.split_layer]:
       states, _ = layer(states, bias, deterministic)
     return states
@@ -135,6 +133,7 @@ class Encoder(nn.Module):
     """
     bias = self._bias(mask)
     question_length = trace_question_length
+    states = layers.constrain_states(states)
     passage_states, attention = [], []
     for layer in self.layers[self.config.split_layer :]:
       states, weights = layer(states, bias, deterministic)

@@ -25,8 +25,53 @@ with_sharding_constraint = nn_partitioning.with_sharding_constraint
 # its softmax must stay finite.
 MASKED = -1e9
 
+# What `remat='minimal'` keeps: outputs of matrices, not attention's scores.
+_REMAT_POLICIES = {
+  'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': None,
+}
+
 _FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 _FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+
+
+def constrain(states: Float[Array, '...'], *names: str) -> Float[Array, '...']:
+  """Spreads an activation over the mesh by its logical axes, one per axis.
+
+  It does nothing where no mesh is set (`training/partitioning.py`).
+  """
+  return with_sharding_constraint(states, names)
+
+
+def constrain_states(
+  states: Float[Array, 'batch length embed'],
+) -> Float[Array, 'batch length embed']:
+  """`constrain` for the residual stream."""
+  return constrain(states, axes.BATCH, axes.LENGTH, axes.EMBED)
+
+
+def remat(
+  layer: type[nn.Module], how: str, method: str, deterministic_index: int
+) -> type[nn.Module]:
+  """A layer that computes its insides again for the gradient.
+
+  Args:
+    layer: the class; its parameters keep their names.
+    how: one of `config.REMATS`.
+    method: what the stack calls, with positional arguments.
+    deterministic_index: where `deterministic` stands; `self` is 0.
+
+  Returns:
+    The class, or `layer` itself for `none`.
+  """
+  if how == 'none':
+    return layer
+  return nn.remat(
+    layer,
+    policy=_REMAT_POLICIES[how],
+    static_argnums=(deterministic_index,),
+    methods=[method],
+  )
 
 
 def root_mean_square(
@@ -237,7 +282,9 @@ class Attention(nn.Module):
     # [batch, length, joined_kv] -> [batch, heads, length, kv]
     batch, length, _ = states.shape
     heads = states.reshape(batch, length, self.num_heads, self.head_dim)
-    return heads.transpose(0, 2, 1, 3)
+    return constrain(
+      heads.transpose(0, 2, 1, 3), axes.BATCH, axes.HEADS, axes.LENGTH, axes.KV
+    )
 
   def keys_and_values(
     self, states: Float[Array, 'batch keys embed']
@@ -271,6 +318,7 @@ class Attention(nn.Module):
     batch, _, length, _ = mixed.shape
     # [batch, heads, queries, kv] -> [batch, queries, joined_kv]
     joined = mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1)
+    joined = constrain(joined, axes.BATCH, axes.LENGTH, axes.JOINED_KV)
     return self.out(joined), weights
 
   def __call__(
@@ -326,4 +374,5 @@ class MlpBlock(nn.Module):
       act = (lambda x: x) if activation == 'linear' else getattr(nn, activation)
       hidden = hidden * act(wi(states))
     hidden = self.dropout(hidden, deterministic=deterministic)
+    hidden = constrain(hidden, axes.BATCH, axes.LENGTH, axes.MLP)
     return self.wo(hidden)

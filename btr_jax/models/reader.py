@@ -163,7 +163,9 @@ class Reader(nn.Module):
     present = jnp.any(flat_passages != PAD_ID, axis=-1, keepdims=True)
     # [batch * passages, length, ...] -> [batch, passages * length, ...]
     return Encoded(
-      states=output.reshape(batch, -1, output.shape[-1]),
+      states=layers.constrain_states(
+        output.reshape(batch, -1, output.shape[-1])
+      ),
       mask=(mask & present).reshape(batch, -1),
       trace=upper_trace,
       recovery=recovery,

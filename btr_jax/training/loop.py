@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from btr_jax.training import checkpoints as checkpoints_lib
@@ -27,7 +28,11 @@ class TrainingDivergedError(RuntimeError):
 
 
 class StopSignal:
-  """Set by SIGTERM; the loop then saves and returns. A context manager."""
+  """Set by SIGTERM; the loop then saves and returns. A context manager.
+
+  Among several processes JAX's runtime listens for the signal: whichever
+  process gets it, all agree on the step after which they stop.
+  """
 
   def __init__(self):
     self._event = threading.Event()
@@ -35,7 +40,11 @@ class StopSignal:
 
   def __enter__(self) -> StopSignal:
     # Only the main thread may set handlers; elsewhere `set` still works.
-    if threading.current_thread() is threading.main_thread():
+    # JAX's handler must stay where its runtime is in use.
+    if (
+      threading.current_thread() is threading.main_thread()
+      and not jax.distributed.is_initialized()
+    ):
       self._previous = signal.signal(signal.SIGTERM, self._handle)
     return self
 
@@ -54,6 +63,13 @@ class StopSignal:
 
   def is_set(self) -> bool:
     return self._event.is_set()
+
+  def reached(self, step: int) -> bool:
+    """Whether to stop after `step`; all processes must ask at every step."""
+    if jax.distributed.is_initialized():
+      if multihost_utils.reached_preemption_sync_point(step):
+        self.set()
+    return self.is_set()
 
 
 _END = object()
@@ -239,7 +255,7 @@ def run_loop(
       log_began, log_step = now, done
 
   try:
-    while step < config.total_steps and not stop.is_set():
+    while step < config.total_steps and not stop.reached(step):
       try:
         batch = next(batches)
       except StopIteration:

@@ -177,9 +177,11 @@ class Progress:
     self._name, self._total, self._start = name, total, start
     self._every, self._clock = every_seconds, clock
     self._stream = sys.stderr if stream is None else stream
+    # One process tells for all.
+    self._quiet = stream is None and jax.process_index() != 0
     self._began = self._last = None
     self._bar = self._task = None
-    if getattr(self._stream, 'isatty', lambda: False)():
+    if not self._quiet and getattr(self._stream, 'isatty', lambda: False)():
       from rich import console
       from rich import progress as rich_progress
 
@@ -202,6 +204,8 @@ class Progress:
     if self._began is None:
       # The first step compiles: what it took says nothing about the rest.
       self._began, self._last, self._start = now, now, step
+      return
+    if self._quiet:
       return
     rate = (step - self._start) / max(now - self._began, 1e-9)
     if self._bar is not None:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from btr_jax import axes as axes_lib
+from btr_jax import config as config_lib
 
 
 def make_mesh(
@@ -75,6 +76,62 @@ def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int) -> None:
     )
 
 
+def check_model_axis(config: config_lib.ReaderConfig, size: int) -> None:
+  """Raises ValueError unless `size` devices can share heads, mlp and vocab."""
+  spread = {
+    name: getattr(config, name)
+    for name in ('num_heads', 'mlp_dim', 'vocab_size')
+  }
+  if all(value % size == 0 for value in spread.values()):
+    return
+  fitting = [
+    number
+    for number in range(1, config.num_heads + 1)
+    if all(value % number == 0 for value in spread.values())
+  ]
+  raise ValueError(
+    f'MESH has {size} devices along model; expected a number that divides '
+    f'{", ".join(f"{name}={value}" for name, value in spread.items())}: one '
+    f'of {", ".join(map(str, fitting))}. Try --gin.MESH="(-1, {fitting[-1]})", '
+    'or another VOCAB_SIZE.'
+  )
+
+
+def data_shard(
+  devices: np.ndarray, process_index: int | None = None
+) -> tuple[int, int]:
+  """Which share of every batch a process reads.
+
+  Processes whose devices stand in the same rows of the mesh (a `model` axis
+  that spans hosts) read the same share.
+
+  Args:
+    devices: of the mesh, [data, model].
+    process_index: of the process; this one by default.
+
+  Returns:
+    (index of the share, number of shares).
+
+  Raises:
+    ValueError: the rows of two processes overlap in part.
+  """
+  own = jax.process_index() if process_index is None else process_index
+  rows: dict[int, set[int]] = {}
+  for row, in_row in enumerate(devices):
+    for device in in_row:
+      rows.setdefault(device.process_index, set()).add(row)
+  shares = sorted({tuple(sorted(found)) for found in rows.values()})
+  sizes = {len(share) for share in shares}
+  if len(sizes) != 1 or sum(map(len, shares)) != len(devices):
+    per_process = devices.size // len(rows)
+    raise ValueError(
+      f'MESH is {devices.shape} over {len(rows)} processes of {per_process} '
+      'devices; expected a model axis that divides the devices of a process, '
+      f'or a multiple of them: 1, {per_process} or {2 * per_process}, say.'
+    )
+  return shares.index(tuple(sorted(rows[own]))), len(shares)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """Every device holds the whole array."""
   return NamedSharding(mesh, PartitionSpec())
@@ -98,15 +155,28 @@ def shard_batch(
     Global arrays, examples spread over `data`.
   """
   sharding = batch_sharding(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
-    for name, value in batch.items()
-  }
+  _, shares = data_shard(mesh.devices)
+
+  def put(value):
+    shape = (value.shape[0] * shares,) + value.shape[1:]
+    return jax.make_array_from_process_local_data(sharding, value, shape)
+
+  return {name: put(np.asarray(value)) for name, value in batch.items()}
+
+
+def put_global(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  """Puts an array that every process holds whole on the mesh."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(array, sharding)
+  # device_put would send the whole array round to compare it.
+  return jax.make_array_from_callback(
+    array.shape, sharding, lambda index: np.array(array[index])
+  )
 
 
 def to_host(array: Any) -> np.ndarray:
   """A global array as numpy on every host, also if others hold parts of it."""
-  if getattr(array, 'is_fully_addressable', True):
+  if getattr(array, 'is_fully_addressable', True) or array.is_fully_replicated:
     return np.asarray(array)
   from jax.experimental import multihost_utils
 

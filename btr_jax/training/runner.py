@@ -11,8 +11,14 @@ import jax
 
 from btr_jax import config as config_lib
 from btr_jax.training import checkpoints as checkpoints_lib
+from btr_jax.training import (
+  distributed,
+  optimizers,
+  partitioning,
+  sources,
+  stages,
+)
 from btr_jax.training import loop as loop_lib
-from btr_jax.training import optimizers, partitioning, sources, stages
 
 OPERATIVE_CONFIG = 'operative_config.gin'
 
@@ -76,9 +82,16 @@ def train(
       f'MODEL_DIR is {model_dir!r}; expected the folder of the run: '
       '--gin.MODEL_DIR="\'runs/tiny\'".'
     )
+  if '://' in model_dir:
+    raise ValueError(
+      f'MODEL_DIR is {model_dir!r}; expected a folder on a file system that '
+      'all hosts mount. Mount the bucket (docs/tpu_pods.md) and name the '
+      'mounted folder.'
+    )
   device_mesh = partitioning.make_mesh(mesh)
   folder = pathlib.Path(model_dir).absolute()
   folder.mkdir(parents=True, exist_ok=True)
+  distributed.check_shared_folder(folder)
   if operative_config is not None and jax.process_index() == 0:
     names = '_'.join(map(str, numbers)) if len(numbers) == 1 else 'all'
     checkpoints_lib.write_text(

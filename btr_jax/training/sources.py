@@ -14,7 +14,6 @@ import os
 import pathlib
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 
 from btr_jax import config as config_lib
@@ -34,9 +33,12 @@ class BatchSource(Protocol):
     *,
     seed: int,
     start_step: int = 0,
+    shard_index: int = 0,
+    num_shards: int = 1,
   ) -> Iterator[Batch]:
-    """This process's share of the batches of `batch_size` examples, from
-    `start_step` on; `train` never ends, other splits are read once, in order.
+    """One share of the batches of `batch_size` examples, from `start_step`
+    on; `train` never ends, other splits are read once, in order. The shares
+    of a step are those of one batch, however many shares there are.
     """
 
   def vocabulary_file(self) -> tuple[str, int]:
@@ -58,8 +60,12 @@ class SeqioSource:
   task: str
   task_module: str | None = None
 
-  def _pipeline(self):
-    """The module that reads SeqIO tasks, with this task registered."""
+  def pipeline(self) -> Any:
+    """The module that reads SeqIO tasks, with this task registered.
+
+    Raises:
+      ValueError: SeqIO or the task's module cannot be imported.
+    """
     try:
       from btr_jax.data import pipeline
 
@@ -73,9 +79,14 @@ class SeqioSource:
       ) from error
     return pipeline
 
-  def _task(self):
+  def seqio_task(self) -> Any:
+    """The task or mixture in SeqIO's registry.
+
+    Raises:
+      ValueError: there is none of this name, or see `pipeline`.
+    """
     # Through the pipeline: no other module may import SeqIO.
-    seqio = self._pipeline().seqio
+    seqio = self.pipeline().seqio
     try:
       return seqio.get_mixture_or_task(self.task)
     except ValueError as error:
@@ -93,12 +104,14 @@ class SeqioSource:
     *,
     seed: int,
     start_step: int = 0,
+    shard_index: int = 0,
+    num_shards: int = 1,
   ) -> Iterator[Batch]:
     """See BatchSource."""
-    self._task()  # Names the task in the error if there is none.
+    self.seqio_task()  # Names the task in the error if there is none.
     training = split == 'train'
     return iter(
-      self._pipeline().batches(
+      self.pipeline().batches(
         self.task,
         split,
         limits,
@@ -106,15 +119,15 @@ class SeqioSource:
         seed=seed,
         num_epochs=None if training else 1,
         shuffle=training,
-        shard_index=jax.process_index(),
-        num_shards=jax.process_count(),
+        shard_index=shard_index,
+        num_shards=num_shards,
         start_step=start_step,
       )
     )
 
   def vocabulary_file(self) -> tuple[str, int]:
     """See BatchSource."""
-    vocabulary = self._task().output_features['targets'].vocabulary
+    vocabulary = self.seqio_task().output_features['targets'].vocabulary
     return vocabulary.sentencepiece_model_file, vocabulary.extra_ids
 
   def describe(self) -> dict[str, Any]:
@@ -155,6 +168,8 @@ class NpzSource:
     *,
     seed: int,
     start_step: int = 0,
+    shard_index: int = 0,
+    num_shards: int = 1,
   ) -> Iterator[Batch]:
     """See BatchSource."""
     examples = self._load(split)
@@ -184,7 +199,16 @@ class NpzSource:
         f'{split}.npz in {self.folder} holds {total} examples; expected at '
         f'least BATCH_SIZE={batch_size}.'
       )
-    return _npz_batches(examples, total, batch_size, seed, start_step, training)
+    share = batch_size // num_shards
+    return _npz_batches(
+      examples,
+      total,
+      batch_size,
+      slice(shard_index * share, (shard_index + 1) * share),
+      seed,
+      start_step,
+      training,
+    )
 
   def vocabulary_file(self) -> tuple[str, int]:
     """See BatchSource."""
@@ -195,10 +219,9 @@ class NpzSource:
     return {'npz': os.path.basename(os.path.normpath(self.folder))}
 
 
-def _npz_batches(examples, total, batch_size, seed, start_step, training):
+def _npz_batches(examples, total, batch_size, own, seed, start_step, training):
   """Each process takes its own rows of every batch."""
-  share = batch_size // jax.process_count()
-  offset = jax.process_index() * share
+  share = own.stop - own.start
   per_epoch = total // batch_size if training else -(-total // batch_size)
   order, order_epoch = np.arange(total), None
   step = start_step
@@ -208,7 +231,7 @@ def _npz_batches(examples, total, batch_size, seed, start_step, training):
       order = np.random.default_rng((seed, epoch)).permutation(total)
       order_epoch = epoch
     start = index * batch_size
-    rows = order[start : start + batch_size][offset : offset + share]
+    rows = order[start : start + batch_size][own]
     batch = {name: array[rows] for name, array in examples.items()}
     if len(rows) < share:
       # Padding examples have no target tokens, so they weigh nothing.

@@ -23,9 +23,16 @@ from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader_files
 from btr_jax.training import checkpoints as checkpoints_lib
+from btr_jax.training import (
+  distributed,
+  optimizers,
+  partitioning,
+  scoring,
+  sources,
+  start,
+)
 from btr_jax.training import loop as loop_lib
 from btr_jax.training import metrics as metrics_lib
-from btr_jax.training import optimizers, partitioning, scoring, sources, start
 from btr_jax.training import settings as settings_lib
 from btr_jax.training import state as state_lib
 from btr_jax.training import step as step_lib
@@ -100,13 +107,21 @@ class Recipe:
       values[name] = by_stage(name.upper(), values[name], stage)
     return values
 
+  def data_seed(self, stage: int) -> int:
+    """Seed of the data's order: another one in every stage."""
+    return self.seed * len(STAGES) + stage - 1
 
-def _check_vocabulary(config, vocabulary, path):
+
+def check_vocabulary(
+  config: config_lib.ReaderConfig, vocabulary: vocabulary_lib.Vocabulary
+) -> None:
+  """Raises ValueError unless the reader has a row for every id."""
   if config.vocab_size < vocabulary.vocab_size:
     raise ValueError(
-      f'VOCAB_SIZE is {config.vocab_size}, but the vocabulary {path} has '
-      f'{vocabulary.vocab_size} ids ({vocabulary.num_extra_ids} extra ids '
-      f'included); expected at least as many. Set '
+      f'VOCAB_SIZE is {config.vocab_size}, but the vocabulary '
+      f'{vocabulary.path} has {vocabulary.vocab_size} ids '
+      f'({vocabulary.num_extra_ids} extra ids included); expected at least as '
+      'many. Set '
       f'--gin.VOCAB_SIZE={vocabulary.vocab_size} or more.'
     )
 
@@ -170,9 +185,11 @@ def run_stage(
   name = start.stage_name(stage, reader)
   folder = model_dir / name
   partitioning.check_batch_size(recipe.batch_size, mesh, recipe.microbatches)
+  partitioning.check_model_axis(reader, mesh.shape['model'])
+  shard_index, num_shards = partitioning.data_shard(mesh.devices)
   vocabulary_path, extra_ids = data.vocabulary_file()
   vocabulary = vocabulary_lib.Vocabulary(vocabulary_path, extra_ids)
-  _check_vocabulary(reader, vocabulary, vocabulary_path)
+  check_vocabulary(reader, vocabulary)
   values = recipe.settings(stage)
   loop_config = loop_lib.LoopConfig(
     total_steps=values['train_steps'],
@@ -198,6 +215,11 @@ def run_stage(
     'recipe': values,
     'optimizer': dataclasses.asdict(optimizer),
   }
+  # All or none of the processes go on, and from the same checkpoint.
+  distributed.check_agreement(
+    'the settings, or the newest checkpoint',
+    [settings, initial_checkpoint, checkpoints_lib.steps_in(folder)[-1:]],
+  )
   # Find out before the folder is touched that there is nothing to start from.
   resuming = bool(checkpoints_lib.steps_in(folder))
   previous, source = (
@@ -207,12 +229,17 @@ def run_stage(
   )
   settings_lib.check_settings(folder, settings, accept_changes)
   abstract = state_lib.abstract_state(model, transform, mesh)
-  # Another order of the data in every stage.
-  data_seed = recipe.seed * len(STAGES) + stage - 1
+  data_seed = recipe.data_seed(stage)
 
-  def train_batches(start_step):
+  def train_batches(start_step, shard_index=shard_index, num_shards=num_shards):
     return data.batches(
-      'train', limits, recipe.batch_size, seed=data_seed, start_step=start_step
+      'train',
+      limits,
+      recipe.batch_size,
+      seed=data_seed,
+      start_step=start_step,
+      shard_index=shard_index,
+      num_shards=num_shards,
     )
 
   with contextlib.ExitStack() as stack:
@@ -229,7 +256,8 @@ def run_stage(
           recipe.seed,
           previous,
           source,
-          itertools.islice(train_batches(0), recipe.codec_fit_batches),
+          # Whole batches: all processes must find the same statistics.
+          itertools.islice(train_batches(0, 0, 1), recipe.codec_fit_batches),
           start.teacher_params(model_dir) if stage == 2 else None,
         )
     del previous
@@ -295,13 +323,21 @@ def _make_evaluate(
 ):
   if num_batches == 0:
     return None
+  shard_index, num_shards = partitioning.data_shard(mesh.devices)
   eval_fn = step_lib.make_eval_step(model, mesh)
   predict_fn = step_lib.make_predict_step(model, mesh)
   score = scoring.make_scorer(vocabulary)
 
   def evaluate(params):
     return loop_lib.evaluate_batches(
-      data.batches('validation', limits, batch_size, seed=0),
+      data.batches(
+        'validation',
+        limits,
+        batch_size,
+        seed=0,
+        shard_index=shard_index,
+        num_shards=num_shards,
+      ),
       params,
       put=lambda batch: partitioning.shard_batch(batch, mesh),
       eval_fn=eval_fn,

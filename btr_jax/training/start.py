@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import pathlib
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from btr_jax import config as config_lib
 from btr_jax.models import reader_files
 from btr_jax.training import checkpoints as checkpoints_lib
-from btr_jax.training import partitioning
+from btr_jax.training import distributed, partitioning
 from btr_jax.training import state as state_lib
 
 
@@ -100,6 +100,50 @@ def teacher_params(model_dir: pathlib.Path) -> Mapping[str, Any] | None:
   return checkpoints_lib.load_params(folder)[0]
 
 
+def starting_variables(
+  model: Any,
+  fresh: Mapping[str, Any],
+  mutable_names: Iterable[str],
+  previous: Mapping[str, Any] | None,
+  source: str | None,
+  batches: Iterator[Mapping[str, np.ndarray]],
+  teacher: Mapping[str, Any] | None = None,
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+  """What a stage starts from, whichever trainer runs it.
+
+  Args:
+    model: of the stage.
+    fresh: parameters from the model's initialisers.
+    mutable_names: of what is carried but not trained: the teacher or nothing.
+    previous: parameters to start from; None for fresh ones.
+    source: where they come from.
+    batches: training batches that a fresh codec takes its statistics from.
+    teacher: of stage 2; None takes the parameters that the stage starts from.
+
+  Returns:
+    (parameters, mutables).
+  """
+  params, stayed_fresh = fresh, []
+  if previous is not None:
+    params, stayed_fresh = state_lib.merge_params(params, previous, source)
+    logging.info('Starting from %s', source)
+  if model.mode == 'binary' and (previous is None or stayed_fresh):
+    logging.info('Fitting the %s codec to passages', model.config.codec.kind)
+    # As numpy: they are placed on the mesh when the state is created.
+    params = jax.tree.map(partitioning.to_host, params)
+    with distributed.alone():
+      params = model.fit_codec(
+        params,
+        (
+          batch['passage_tokens'].reshape(-1, batch['passage_tokens'].shape[-1])
+          for batch in batches
+        ),
+      )
+    params = distributed.of_first_process(params)
+  taught_by = params if teacher is None else teacher
+  return params, {name: taught_by for name in mutable_names}
+
+
 def initial_state(
   model: Any,
   abstract: state_lib.TrainState,
@@ -125,21 +169,13 @@ def initial_state(
   Returns:
     The state on the mesh.
   """
-  params, stayed_fresh = state_lib.init_params(model, abstract, seed), []
-  if previous is not None:
-    params, stayed_fresh = state_lib.merge_params(params, previous, source)
-    logging.info('Starting from %s', source)
-  if model.mode == 'binary' and (previous is None or stayed_fresh):
-    logging.info('Fitting the %s codec to passages', model.config.codec.kind)
-    # As numpy: they are placed on the mesh when the state is created.
-    params = jax.tree.map(partitioning.to_host, params)
-    params = model.fit_codec(
-      params,
-      (
-        batch['passage_tokens'].reshape(-1, batch['passage_tokens'].shape[-1])
-        for batch in batches
-      ),
-    )
-  taught_by = params if teacher is None else teacher
-  mutables = {name: taught_by for name in abstract.mutables}
+  params, mutables = starting_variables(
+    model,
+    state_lib.init_params(model, abstract, seed),
+    abstract.mutables,
+    previous,
+    source,
+    batches,
+    teacher,
+  )
   return state_lib.create_state(abstract, optimizer, params, mutables)

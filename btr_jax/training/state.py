@@ -188,7 +188,7 @@ def place(tree: Any, abstract: Any) -> Any:
     if isinstance(leaf, jax.Array) and leaf.dtype == like.dtype:
       if leaf.sharding == like.sharding:
         return leaf.copy()
-    return jax.device_put(
+    return partitioning.put_global(
       np.array(partitioning.to_host(leaf), dtype=like.dtype), like.sharding
     )
 
@@ -225,7 +225,7 @@ def create_state(
     optimizer.init, out_shardings=shardings_of(abstract.opt_state)
   )(params)
   return TrainState(
-    step=jax.device_put(np.zeros((), np.int32), abstract.step.sharding),
+    step=place(np.zeros((), np.int32), abstract.step),
     params=params,
     opt_state=opt_state,
     mutables=place(dict(mutables), abstract.mutables),

@@ -16,6 +16,43 @@ from btr_jax.training import state as state_lib
 Metrics = dict[str, Any]
 
 
+class TrainStep:
+  """The jitted update: `step(state, batch) -> (state, metrics)`.
+
+  Metrics are clu Metrics, plus the arrays `grad_norm` and `learning_rate`.
+  """
+
+  def __init__(self, jitted: Any, mesh: Mesh):
+    self._jitted = jitted
+    self._mesh = mesh
+
+  def __call__(
+    self, state: state_lib.TrainState, batch: Mapping[str, jax.Array]
+  ) -> tuple[state_lib.TrainState, Metrics]:
+    """Does one update; donates the state, but for its mutables."""
+    mutables = state.mutables
+    with partitioning.mesh_context(self._mesh):
+      state, metrics = self._jitted(state.replace(mutables={}), mutables, batch)
+    return state.replace(mutables=mutables), metrics
+
+  def trace(
+    self, state: state_lib.TrainState, batch: Mapping[str, Any]
+  ) -> jax.stages.Traced:
+    """The program for ShapeDtypeStructs: nothing is allocated.
+
+    Args:
+      state: abstract, with shardings.
+      batch: abstract, with shardings.
+
+    Returns:
+      What has the jaxpr; `lower` it within `partitioning.mesh_context`.
+    """
+    with partitioning.mesh_context(self._mesh):
+      return self._jitted.trace(
+        state.replace(mutables={}), state.mutables, batch
+      )
+
+
 def _global_norm(tree):
   return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
 
@@ -31,11 +68,29 @@ def _loss_and_grads(model, params, mutables, batch, rng):
   return grads, metrics
 
 
-def _accumulate(model, params, mutables, batch, rng, microbatches):
+def accumulate(
+  model: Any,
+  params: Any,
+  mutables: Mapping[str, Any],
+  batch: Mapping[str, jax.Array],
+  rng: jax.Array,
+  microbatches: int,
+) -> tuple[Any, Metrics]:
   """Gradients of the whole batch, one part in memory at a time.
 
   The loss is a mean per target token, so each part counts by its share of the
   target tokens.
+
+  Args:
+    model: a model with T5X's `loss_fn`.
+    params: parameters.
+    mutables: what the loss takes beside them; empty for nothing.
+    batch: the whole batch; its rows divide by `microbatches`.
+    rng: key of the step.
+    microbatches: number of parts.
+
+  Returns:
+    (gradients, metrics).
   """
 
   def split(array):
@@ -70,7 +125,7 @@ def make_train_step(
   *,
   seed: int,
   microbatches: int = 1,
-) -> Callable[..., tuple[state_lib.TrainState, Metrics]]:
+) -> TrainStep:
   """The jitted update; its state argument is donated.
 
   Args:
@@ -84,8 +139,7 @@ def make_train_step(
     microbatches: parts of the batch whose gradients are accumulated.
 
   Returns:
-    `step(state, batch) -> (state, metrics)`; metrics are clu Metrics, plus
-    the arrays `grad_norm` and `learning_rate`.
+    The update.
   """
 
   def update(state, mutables, batch):
@@ -95,7 +149,7 @@ def make_train_step(
         model, state.params, mutables, batch, rng
       )
     else:
-      grads, metrics = _accumulate(
+      grads, metrics = accumulate(
         model, state.params, mutables, batch, rng, microbatches
       )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -122,13 +176,7 @@ def make_train_step(
     donate_argnums=0,
   )
 
-  def step(state, batch):
-    mutables = state.mutables
-    with partitioning.mesh_context(mesh):
-      state, metrics = jitted(state.replace(mutables={}), mutables, batch)
-    return state.replace(mutables=mutables), metrics
-
-  return step
+  return TrainStep(jitted, mesh)
 
 
 def make_eval_step(

@@ -124,6 +124,42 @@ def test_shards_share_each_epoch(tiny_task, tiny_limits):
   assert len(seen) == len(set(seen)) == 12
 
 
+@pytest.mark.parametrize('start_step', [0, 1, 4])
+def test_any_number_of_shards_makes_the_same_training_steps(
+  tiny_task, tiny_limits, start_step
+):
+  """Also in the middle of an epoch of three steps."""
+
+  def steps(num_shards):
+    shards = [
+      itertools.islice(
+        batches(
+          tiny_task,
+          'train',
+          tiny_limits,
+          4,
+          seed=7,
+          num_epochs=None,
+          shuffle=True,
+          shard_index=index,
+          num_shards=num_shards,
+          start_step=start_step,
+        ),
+        7 - start_step,
+      )
+      for index in range(num_shards)
+    ]
+    return [
+      sorted(q for batch in step for q in questions(batch))
+      for step in zip(*shards, strict=True)
+    ]
+
+  whole = steps(1)
+  assert all(len(set(step)) == 4 for step in whole)
+  assert steps(2) == whole
+  assert steps(4) == whole
+
+
 def test_passages_are_missing_as_zeros_and_cut(tiny_task):
   from btr_jax import config
 

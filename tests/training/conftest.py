@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pathlib
+import select
+import subprocess
+import sys
+import time
+
 from clu import metrics as clu_metrics
 from flax.linen import partitioning as flax_partitioning
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
@@ -137,6 +146,24 @@ def square_mesh():
   return partitioning.make_mesh((2, 2), jax.devices()[:4])
 
 
+@pytest.fixture(scope='module')
+def quick_compilation(tmp_path_factory):
+  """Compiles with little optimization, and the same program only once."""
+  folder = str(tmp_path_factory.mktemp('compiled'))
+  changes = {  # Here, and JAX's default.
+    'jax_disable_most_optimizations': (True, False),
+    'jax_compilation_cache_dir': (folder, None),
+    'jax_persistent_cache_min_compile_time_secs': (0.0, 1.0),
+    'jax_persistent_cache_min_entry_size_bytes': (-1, 0),
+  }
+  for index in (0, 1):
+    for name, values in changes.items():
+      jax.config.update(name, values[index])
+    compilation_cache.reset_cache()
+    if index == 0:
+      yield
+
+
 WORDS = [a + b + c for a in 'bdkl' for b in 'aeiou' for c in ('n', 'sto')]
 LENGTHS = {
   'question_length': 12,
@@ -199,3 +226,108 @@ def prepared_folder(tmp_path_factory):
   np.savez(folder / 'train.npz', **examples(40))
   np.savez(folder / 'validation.npz', **examples(6))
   return folder
+
+
+class TrainServer:
+  """Starts runs of the trainer through `train_server.py`."""
+
+  def __init__(self, folder, **environment):
+    self._folder = folder
+    self._ended = {}
+    self._started = 0
+    self._server = subprocess.Popen(
+      [sys.executable, str(pathlib.Path(__file__).parent / 'train_server.py')],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=open(folder / 'server.txt', 'w'),
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment},
+      text=True,
+    )
+
+  def start(self, argv, devices=1):
+    """Starts a run; returns its pid and the file of its output."""
+    self._started += 1
+    output = self._folder / f'output_{self._started}.txt'
+    request = {'argv': argv, 'devices': devices, 'output': str(output)}
+    self._server.stdin.write(json.dumps(request) + '\n')
+    self._server.stdin.flush()
+    while True:
+      word, pid, *rest = self._read(120)
+      if word == 'pid':
+        return int(pid), output
+      self._ended[int(pid)] = int(rest[0])
+
+  def wait(self, pid, timeout=240):
+    """The exit status of a run: negative for a signal."""
+    deadline = time.monotonic() + timeout
+    while pid not in self._ended:
+      _, ended, status = self._read(deadline - time.monotonic())
+      self._ended[int(ended)] = int(status)
+    return self._ended[pid]
+
+  def _read(self, timeout):
+    stdout = self._server.stdout
+    ready, _, _ = select.select([stdout], [], [], max(0.0, timeout))
+    line = stdout.readline() if ready else ''
+    assert line, 'no answer: ' + (self._folder / 'server.txt').read_text()
+    return line.split()
+
+  def close(self):
+    """Ends the server."""
+    self._server.stdin.close()
+    self._server.wait(timeout=60)
+    self._server.stdout.close()
+
+
+@pytest.fixture(scope='module')
+def train_server(tmp_path_factory):
+  """A TrainServer that compiles each program once."""
+  folder = tmp_path_factory.mktemp('server')
+  server = TrainServer(
+    folder,
+    JAX_COMPILATION_CACHE_DIR=str(folder / 'compiled'),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1',
+    JAX_DISABLE_MOST_OPTIMIZATIONS='1',
+  )
+  yield server
+  server.close()
+
+
+@pytest.fixture(scope='session')
+def spread_gin(tmp_path_factory, prepared_folder, toy_limits):
+  """A gin file of a run of seconds whose sizes divide by four."""
+  lengths = '\n'.join(
+    f'{name.upper()} = {value}' for name, value in toy_limits.to_dict().items()
+  )
+  path = tmp_path_factory.mktemp('gin') / 'spread.gin'
+  path.write_text(f"""
+from __gin__ import dynamic_registration
+from btr_jax import config
+from btr_jax.training import sources
+include 'gin_configs/btr_tiny.gin'
+{lengths}
+DATA = @sources.NpzSource()
+sources.NpzSource.folder = '{prepared_folder}'
+STAGE = 1
+VOCAB_SIZE = 228
+SPLIT_LAYER = 1
+BATCH_SIZE = 4
+TRAIN_STEPS = 8
+SCHEDULE = 'constant'
+LEARNING_RATE = 1e-3
+WARMUP_STEPS = 0
+LOG_PERIOD = 1
+SAVE_PERIOD = 0
+EVAL_PERIOD = 0
+EVAL_BATCHES = 0
+TENSORBOARD = False
+config.ReaderConfig:
+  embed_dim = 16
+  num_heads = 4
+  head_dim = 4
+  mlp_dim = 16
+  num_encoder_layers = 2
+  num_decoder_layers = 1
+""")
+  return path

@@ -86,6 +86,28 @@ def test_keeps_the_newest(tmp_path, table_model, one_device_mesh):
   assert checkpoints_lib.steps_in(tmp_path) == [3, 4]
 
 
+def test_what_a_kill_left_is_cleared_away(
+  tmp_path, table_model, one_device_mesh
+):
+  """Half a save, and half a removal of an old checkpoint."""
+  state, abstract = make_state(table_model, one_device_mesh, step=1)
+  with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(state)
+    checkpoints.save(make_state(table_model, one_device_mesh, step=2)[0])
+  (tmp_path / 'checkpoint_1' / 'state' / '_METADATA').unlink()
+  half = tmp_path / 'checkpoint_3.orbax-checkpoint-tmp-4711' / 'state'
+  half.mkdir(parents=True)
+  (half / 'd').write_bytes(b'half')
+  assert checkpoints_lib.steps_in(tmp_path)[-1] == 2
+  with checkpoints_lib.Checkpoints(tmp_path, keep=2) as checkpoints:
+    assert int(checkpoints.restore(abstract).step) == 2
+    checkpoints.save(make_state(table_model, one_device_mesh, step=3)[0])
+  names = sorted(path.name for path in tmp_path.iterdir())
+  assert names == ['checkpoint_2', 'checkpoint_3']
+  with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+    assert int(checkpoints.restore(abstract).step) == 3
+
+
 def test_an_error_does_not_lose_the_save(
   tmp_path, table_model, one_device_mesh
 ):

@@ -124,6 +124,33 @@ def test_sigterm_saves_and_goes_on_bit_for_bit(
   assert_same(whole, resumed)
 
 
+class TermAfter(loop_lib.StopSignal):
+  """Gets SIGTERM while the loop asks whether to go on after a step."""
+
+  def __init__(self, step):
+    super().__init__()
+    self._step = step
+
+  def reached(self, step):
+    if step == self._step:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return super().reached(step)
+
+
+def test_sigterm_at_any_step(tmp_path, train):
+  """Also before the first step, and right after a save."""
+  whole, _ = train(tmp_path / 'whole', total_steps=6)
+  for step in range(6):
+    folder = tmp_path / str(step)
+    with TermAfter(step) as stop:
+      state, finished = train(folder, stop=stop, total_steps=6)
+    assert not finished and int(state.step) == step
+    assert checkpoints_lib.steps_in(folder)[-1] == step
+    resumed, finished = train(folder, total_steps=6)
+    assert finished
+    assert_same(whole, resumed)
+
+
 def test_stop_signal_restores_the_handler():
   before = signal.getsignal(signal.SIGTERM)
   with loop_lib.StopSignal() as stop:

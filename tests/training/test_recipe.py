@@ -6,7 +6,6 @@ import dataclasses
 import json
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -44,22 +43,7 @@ RECIPE = stages.Recipe(
 )
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation(tmp_path_factory):
-  """Compiles with little optimization, and the same program only once."""
-  folder = str(tmp_path_factory.mktemp('compiled'))
-  changes = {  # Here, and JAX's default.
-    'jax_disable_most_optimizations': (True, False),
-    'jax_compilation_cache_dir': (folder, None),
-    'jax_persistent_cache_min_compile_time_secs': (0.0, 1.0),
-    'jax_persistent_cache_min_entry_size_bytes': (-1, 0),
-  }
-  for index in (0, 1):
-    for name, values in changes.items():
-      jax.config.update(name, values[index])
-    compilation_cache.reset_cache()
-    if index == 0:
-      yield
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture
@@ -239,6 +223,20 @@ def test_batch_that_does_not_divide(arguments):
 def test_empty_model_dir(arguments):
   with pytest.raises(ValueError, match="MODEL_DIR is ''"):
     runner.train(**{**arguments, 'model_dir': ''})
+
+
+def test_buckets_must_be_mounted(arguments):
+  # pathlib would make a local folder named 'gs:' of it, one on each host.
+  with pytest.raises(ValueError, match='MODEL_DIR is .gs://.* all hosts mount'):
+    runner.train(**{**arguments, 'model_dir': 'gs://bucket/run'})
+
+
+def test_mesh_that_does_not_divide_the_heads(arguments, tmp_path):
+  if len(jax.devices()) != 4:
+    pytest.skip('needs four devices; tests/conftest.py makes them on CPU')
+  with pytest.raises(ValueError, match='MESH has 4 devices along model.*=2'):
+    runner.train(**{**arguments, 'mesh': (1, 4)})
+  assert list((tmp_path / 'run').iterdir()) == []
 
 
 SETTINGS = {'stage': 1, 'reader': {'embed_dim': 8}, 'recipe': {'seed': 0}}

@@ -65,15 +65,45 @@ def test_validation_is_read_once_and_padded(tmp_path):
   assert batches[1]['decoder_loss_weights'][:, 0].tolist() == [1, 1, 0]
 
 
-def test_processes_share_each_batch(tmp_path, monkeypatch):
+@pytest.mark.parametrize('start_step', [0, 2, 5])
+def test_processes_share_each_batch(tmp_path, start_step):
+  """Also from the middle of an epoch of four steps."""
   source = write(tmp_path, 'train', 16)
-  whole = questions(source.batches('train', LIMITS, 4, seed=3), 4)
-  monkeypatch.setattr(sources.jax, 'process_count', lambda: 2)
-  shares = []
-  for index in (0, 1):
-    monkeypatch.setattr(sources.jax, 'process_index', lambda i=index: i)
-    shares.append(questions(source.batches('train', LIMITS, 4, seed=3), 4))
-  assert [a + b for a, b in zip(*shares, strict=True)] == whole
+  whole = questions(source.batches('train', LIMITS, 4, seed=3), 9)
+  shares = [
+    questions(
+      source.batches(
+        'train',
+        LIMITS,
+        4,
+        seed=3,
+        start_step=start_step,
+        shard_index=index,
+        num_shards=2,
+      ),
+      9 - start_step,
+    )
+    for index in (0, 1)
+  ]
+  joined = [a + b for a, b in zip(*shares, strict=True)]
+  assert joined == whole[start_step:]
+
+
+def test_processes_share_validation(tmp_path):
+  source = write(tmp_path, 'validation', 5)
+  shares = [
+    list(
+      source.batches(
+        'validation', LIMITS, 4, seed=0, shard_index=index, num_shards=2
+      )
+    )
+    for index in (0, 1)
+  ]
+  # All make the same number of steps; the last ones are padding.
+  assert questions(shares[0]) == [[0, 1], [4, 0]]
+  assert questions(shares[1]) == [[2, 3], [0, 0]]
+  weights = [batch['decoder_loss_weights'].sum() for s in shares for batch in s]
+  assert weights == [2, 1, 2, 0]
 
 
 @pytest.mark.parametrize(
