@@ -5,6 +5,10 @@
 
 Flags are T5X's: --gin_file (repeatable; later files win), --gin.NAME=VALUE for
 a macro or a binding, --gin_search_paths (comma-separated, default '.').
+
+Several hosts run the same command, on Cloud TPU with --multiprocess, elsewhere
+with --coordinator_address=HOST:PORT --process_count=N --process_index=I
+(docs/tpu_pods.md).
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from typing import Any
 from absl import flags, logging
 import gin
 
-from btr_jax.training import runner
+from btr_jax.training import distributed, runner
 
 _MACRO = re.compile(r'^([A-Za-z_]\w*) = ', re.MULTILINE)
+_REQUIRED = re.compile(r'^([A-Za-z_][\w./]*) = %gin\.REQUIRED$', re.MULTILINE)
 _MACRO_USE = re.compile(r'%([A-Za-z_][\w./]*)')
 
 
@@ -95,6 +100,19 @@ def _check_macros() -> None:
     )
 
 
+def _check_required() -> None:
+  """Refuses a configuration that leaves a required value open."""
+  text = gin.config_str()
+  used = {name for name in _MACRO_USE.findall(text) if '.' not in name}
+  missing = sorted(used - set(_MACRO.findall(text))) + _REQUIRED.findall(text)
+  if missing:
+    raise ConfigError(
+      f'The gin configuration is incomplete: {", ".join(missing)} without a '
+      'value. Set it in a gin file, or by a flag: '
+      f'--gin.{missing[0]}=VALUE.'
+    )
+
+
 def parse_config(
   files: Sequence[str],
   bindings: Sequence[str] = (),
@@ -141,6 +159,7 @@ def parse_config(
         'quotes inside quotes: --gin.MODEL_DIR="\'runs/tiny\'".'
       ) from error
   _check_macros()
+  _check_required()
   try:
     gin.finalize()
   except Exception as error:
@@ -192,8 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     lambda record: record.levelno > 20 or '/orbax/' not in record.pathname
   )
   try:
-    parse_config(*parse_flags(argv))
-  except ConfigError as error:
+    processes, rest = distributed.split_flags(argv)
+    parse_config(*parse_flags(rest))
+    distributed.initialize(processes)
+  except (ValueError, distributed.DistributedError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
   train = gin.get_configurable(runner.train)
@@ -201,10 +222,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     finished = train(
       operative_config=gin.config_str(), provenance=_reader_provenance(argv)
     )
+    if processes is not None:
+      distributed.shutdown()
   except (ValueError, RuntimeError) as error:
     # gin appends the call it was in, which says nothing to a user.
-    message = str(error).split('\n  In call to configurable')[0]
+    message = distributed.explain(error)
+    message = message.split('\n  In call to configurable')[0]
     print(f'error: {message}', file=sys.stderr)
+    if processes is not None:
+      distributed.leave(1)
     return 1
   if not finished:
     print(

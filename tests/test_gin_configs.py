@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -27,6 +31,10 @@ MILLIONS = {
   'btr_base.gin': (247.0, 249.0),
   'btr_large.gin': (782.0, 784.0),
 }
+
+
+# What T5X's programs read; only they can parse it.
+T5X_PARTS = [f'runs/t5x/{name}.gin' for name in ('train', 'eval', 'infer')]
 
 
 def parse(name, *bindings):
@@ -83,7 +91,9 @@ def test_both_codecs_and_other_switches(name):
   assert arguments['limits'].num_passages == 40
 
 
-@pytest.mark.parametrize('name', PARTS)
+@pytest.mark.parametrize(
+  'name', [name for name in PARTS if name not in T5X_PARTS]
+)
 def test_part_parses_alone(name):
   import gin
 
@@ -101,13 +111,14 @@ def test_header_says_what_to_set(name):
   assert text.startswith('# ')
   if name in ROOTS:
     assert 'python -m btr_jax.train' in text
+    assert 'python -m t5x.train' in text
     assert re.search(r'must be set', text, re.IGNORECASE)
     assert 'Often set' in text
   assert max(map(len, header.splitlines())) <= 80
 
 
-def test_no_part_names_t5x_as_import():
-  for name in PARTS + ROOTS:
+def test_only_t5x_runs_import_t5x():
+  for name in set(PARTS + ROOTS) - set(T5X_PARTS):
     assert not re.search(
       r'^(import|from) t5x', (FOLDER / name).read_text(), re.MULTILINE
     )
@@ -117,3 +128,81 @@ def test_folders_are_packages():
   # gin resolves an include through an installed package only with these.
   for path in {(FOLDER / name).parent for name in PARTS} | {FOLDER}:
     assert (path / '__init__.py').is_file()
+
+
+# Parses as `python -m t5x.<program>` would, and builds what is bound, the
+# training state by eval_shape.
+_PARSE = """
+import importlib, sys
+import gin, jax
+name, cases = sys.argv[1], eval(sys.argv[2])
+program = sys.modules['__main__'] = importlib.import_module(f't5x.{name}')
+entry = program.evaluate if name == 'eval' else getattr(program, name)
+for root, stage in cases:
+  gin.clear_config()
+  gin.parse_config_files_and_bindings(
+    [f'gin_configs/{root}'],
+    [
+      f'STAGE = {stage}',
+      "MODEL_DIR = '/somewhere'",
+      "TASK = 't5x_toy'",
+      "TASK_MODULE = 't5x_toy_task'",
+    ] + (["CHECKPOINT_PATH = '/somewhere'"] if name != 'train' else []),
+  )
+  bound = gin.get_bindings(gin.get_configurable(entry))
+  model = bound['model']
+  if name != 'train':
+    assert model.stage == 1 and model.optimizer_def is None
+    print(root, stage, model.mode)
+    continue
+  initializer = bound['train_state_initializer_cls'](
+    optimizer_def=model.optimizer_def,
+    init_fn=model.get_initial_variables,
+    input_shapes=model.input_shapes(2),
+    partitioner=bound['partitioner'],
+  )
+  state, axes = (
+    initializer.global_train_state_shape, initializer.train_state_axes
+  )
+  assert set(state.flax_mutables) == ({'teacher'} if stage == 2 else set())
+  sizes = jax.tree.map(lambda leaf: leaf.size, state.params)
+  spread = jax.tree.map(
+    lambda size, spec: size if 'model' in spec else 0, sizes, axes.params
+  )
+  total = sum(jax.tree.leaves(sizes))
+  assert sum(jax.tree.leaves(spread)) > 0.97 * total, (root, stage)
+  # Adam's moments are spread as the parameters are.
+  moments = jax.tree.leaves(
+    axes.param_states, is_leaf=lambda x: isinstance(x, jax.P)
+  )
+  assert sum('model' in spec for spec in moments) == 2 * sum(
+    size > 0 for size in jax.tree.leaves(spread)
+  )
+  print(root, stage, model.mode, total)
+"""
+
+
+@pytest.mark.t5x
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec('t5x') is None, reason='T5X is not on PyPI'
+)
+@pytest.mark.parametrize('program', ['train', 'eval', 'infer'])
+def test_roots_build_with_t5x(program, tmp_path, tiny_vocabulary_file):
+  (tmp_path / 'vocabulary.model').write_bytes(tiny_vocabulary_file.read_bytes())
+  cases = [(root, stage) for root in ROOTS for stage in (1, 2, 3)]
+  result = subprocess.run(
+    [sys.executable, '-W', 'ignore', '-c', _PARSE, program, repr(cases)],
+    cwd=FOLDER.parent,
+    env={
+      **os.environ,
+      'JAX_PLATFORMS': 'cpu',
+      'PYTHONPATH': str(FOLDER.parent / 'tests' / 'interop'),
+      'T5X_TOY_FOLDER': str(tmp_path),
+    },
+    capture_output=True,
+    text=True,
+    timeout=280,
+  )
+  assert result.returncode == 0, result.stderr[-5000:]
+  assert len(result.stdout.splitlines()) == len(cases)

@@ -31,10 +31,13 @@ MAY_USE_TENSORFLOW = (
   'btr_jax.data.pipeline',
   'btr_jax.tasks',
 )
+T5X_ADAPTER = ('btr_jax.interop.t5x', 'btr_jax.interop.t5x_training')
+KNOW_GIN = ('btr_jax.train', 'btr_jax.gin_configs.programs')
 # Top to bottom; a module may import from its own row and those below. The
 # longest prefix that fits a module decides its row.
 ROWS = (
   ('btr_jax.tools', 'btr_jax.train', 'btr_jax.gin_configs'),
+  ('btr_jax.interop',),
   ('btr_jax.training',),
   (
     'btr_jax.serving',
@@ -119,13 +122,27 @@ def test_tensorflow_stays_where_it_belongs(module):
   if module.startswith(MAY_USE_TENSORFLOW):
     return
   roots = {name.partition('.')[0] for name in imports_of(MODULES[module])}
+  if module in T5X_ADAPTER:  # It names T5X once T5X itself calls it.
+    eager = imports_of(MODULES[module], eager_only=True)
+    assert 't5x' not in {name.partition('.')[0] for name in eager}
+    roots -= {'t5x'}
   assert not roots & TENSORFLOW
 
 
 @pytest.mark.parametrize('module', MODULES)
-def test_only_the_trainer_knows_gin(module):
+def test_only_the_entry_knows_gin(module):
   roots = {name.partition('.')[0] for name in imports_of(MODULES[module])}
-  assert module == 'btr_jax.train' or 'gin' not in roots
+  assert module in KNOW_GIN or 'gin' not in roots
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_torch_stays_where_it_belongs(module):
+  """In one module, and there only once a file of torch is at hand."""
+  roots = {name.partition('.')[0] for name in imports_of(MODULES[module])}
+  assert 'transformers' not in roots
+  assert module == 'btr_jax.interop.torch_files' or 'torch' not in roots
+  eager = imports_of(MODULES[module], eager_only=True)
+  assert 'torch' not in {name.partition('.')[0] for name in eager}
 
 
 @pytest.mark.parametrize(

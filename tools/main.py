@@ -17,6 +17,10 @@ COMMANDS = {
     'btr_jax.train',
     'train a reader: python -m btr_jax.train',
   ),
+  'plan-train': (
+    'btr_jax.tools.plan_train',
+    'memory and operations of a training run, before it runs',
+  ),
   'prepare-corpus': (
     'btr_jax.tools.prepare_corpus',
     'make passages, questions and retrieval of a built-in corpus',
@@ -36,6 +40,10 @@ COMMANDS = {
   'evaluate': (
     'btr_jax.tools.evaluate',
     'exact match, F1, questions per second, bytes per token',
+  ),
+  'convert': (
+    'btr_jax.tools.convert_checkpoint',
+    'checkpoints from and to Hugging Face, Atlas and T5X',
   ),
   'pack-family': (
     'btr_jax.tools.pack_family',

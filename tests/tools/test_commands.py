@@ -315,3 +315,14 @@ def test_the_installed_command(repository):
   )
   assert result.returncode == 2
   assert "did you mean 'evaluate'" in result.stderr
+
+
+def test_convert_to_hugging_face_and_back(last_json, tiny_family, tmp_path):
+  joint, theirs = tiny_family / 'joint', tmp_path / 'theirs'
+  record = last_json('convert', joint, theirs, '--to', 'huggingface')
+  assert record['tensors'] == 61 and record['left_out'] == {}
+  last_json('convert', theirs, tmp_path / 'back')
+  weights = 'model.safetensors'
+  assert (tmp_path / 'back' / weights).read_bytes() == (
+    joint / weights
+  ).read_bytes()
