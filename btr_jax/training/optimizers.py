@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import optax
+from optax import contrib
 
 from btr_jax import config as config_lib
 from btr_jax.training import partitioning
 
-OPTIMIZERS = ('adamw', 'adafactor')
+OPTIMIZERS = ('adamw', 'adafactor', 'muon')
 SCHEDULES = ('constant', 'linear', 'cosine')
 
 # Last name of parameters that weight decay leaves alone: norms, biases and
@@ -20,6 +21,11 @@ SCHEDULES = ('constant', 'linear', 'cosine')
 # statistics of the corpus, not from zero.
 _NO_DECAY = ('scale', 'bias', 'rel_embedding')
 _NO_DECAY_GROUPS = ('codec',)
+# Kernels that map from or to something else than hidden states.
+_OUTSIDE_LAYERS = frozenset(('logits_dense', 'codec'))
+# Root mean square of AdamW's updates at learning rate 1, as it is found in
+# practice (Liu et al. 2025, "Muon is scalable for LLM training").
+_ADAMW_RMS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +33,16 @@ class OptimizerConfig:
   """How parameters are updated.
 
   Attributes:
-    name: `adamw` or `adafactor`.
+    name: `adamw`, `adafactor`, or `muon`: orthogonalized updates for the
+      layers' matrices (Jordan et al. 2024), scaled to the size of AdamW's so
+      that its learning rates serve; the rest gets AdamW with Nesterov's
+      look-ahead.
     schedule: after the linear warmup: `constant`, or `linear` or `cosine` down
       to `final_fraction` of the learning rate at the last step.
     final_fraction: see schedule.
     clip_norm: largest global norm of the gradient; None for no clipping.
     weight_decay: decoupled weight decay, times the learning rate.
-    beta1: AdamW's decay of the first moment.
+    beta1: AdamW's decay of the first moment (Muon's own is 0.95).
     beta2: AdamW's decay of the second moment.
     epsilon: AdamW's epsilon.
   """
@@ -116,10 +125,28 @@ def decay_mask(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def matrix_dimensions(params: Any) -> Any:
+  """Which parameters Muon's orthogonalized updates are for.
+
+  Returns:
+    In the structure of `params`: MuonDimensionNumbers for matrices between
+    hidden states; None (AdamW) for embedding, logits, biases, norms, codec.
+  """
+
+  def dimensions(path, leaf):
+    names = partitioning.key_names(path)
+    hidden = leaf.ndim == 2 and names[-1] == 'kernel'
+    if hidden and not _OUTSIDE_LAYERS & set(names):
+      return contrib.MuonDimensionNumbers()
+    return None
+
+  return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
 def make_optimizer(
   config: OptimizerConfig, schedule: Callable[[Any], Any]
 ) -> optax.GradientTransformation:
-  """The chain clip -> AdamW or Adafactor."""
+  """The chain clip -> AdamW, Adafactor or Muon."""
   if config.name == 'adamw':
     update = optax.adamw(
       schedule,
@@ -128,6 +155,21 @@ def make_optimizer(
       eps=config.epsilon,
       weight_decay=config.weight_decay,
       mask=decay_mask,
+    )
+  elif config.name == 'muon':
+    update = optax.chain(
+      # Directions only (-1 undoes the sign of a descent): Muon's own weight
+      # decay would spare nothing of what AdamW gets.
+      contrib.muon(
+        -1.0,
+        eps=config.epsilon,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        muon_weight_dimension_numbers=matrix_dimensions,
+        consistent_rms=_ADAMW_RMS,
+      ),
+      optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+      optax.scale_by_learning_rate(schedule),
     )
   else:
     update = optax.adafactor(

@@ -102,6 +102,34 @@ def test_adamw_first_step():
   np.testing.assert_allclose(updates['kernel'], [-0.1, 0.1], rtol=1e-5)
 
 
+def test_muon_first_step():
+  optimizer = optimizers.make_optimizer(
+    config(name='muon', weight_decay=0.0, clip_norm=None, epsilon=1e-8),
+    lambda step: 0.1,
+  )
+  params = {
+    'layer': {'kernel': jnp.zeros((6, 4))},
+    'logits_dense': {'kernel': jnp.zeros((6, 4))},
+    'embedding': jnp.zeros((6, 4)),
+  }
+  matrix = np.random.default_rng(0).normal(size=(6, 4))
+  grads = jax.tree.map(lambda _: jnp.asarray(matrix, jnp.float32), params)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  # U V^T of the gradient, as large as AdamW's steps: all directions count the
+  # same. Newton-Schulz takes the singular values to about 1, no closer.
+  left, _, right = np.linalg.svd(matrix, full_matrices=False)
+  found = left.T @ np.asarray(updates['layer']['kernel']) @ right.T
+  scale = 0.1 * 0.2 * np.sqrt(6)
+  off_diagonal = found - np.diag(np.diag(found))
+  np.testing.assert_allclose(off_diagonal, 0.0, atol=1e-3 * scale)
+  assert np.all(-np.diag(found) / scale > 0.6)
+  assert np.all(-np.diag(found) / scale < 1.3)
+  for other in (updates['logits_dense']['kernel'], updates['embedding']):
+    # Adam's first step with Nesterov's look-ahead: 0.9 * 0.1 / 0.19 + 1.
+    step = 0.1 * (0.09 / 0.19 + 1)
+    np.testing.assert_allclose(other, -step * np.sign(matrix), rtol=1e-4)
+
+
 def test_clipping_comes_first():
   def moment(clip_norm):
     optimizer = optimizers.make_optimizer(

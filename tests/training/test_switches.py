@@ -20,7 +20,7 @@ def losses(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('optimizer', ['adamw', 'adafactor'])
+@pytest.mark.parametrize('optimizer', ['adamw', 'adafactor', 'muon'])
 def test_all_switches(spread_gin, tmp_path, optimizer):
   if len(jax.devices()) != 4:
     pytest.skip('needs four devices; tests/conftest.py makes them on CPU')
