@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 
 from rich import table as rich_table
 
@@ -44,7 +45,9 @@ def main(argv: Sequence[str]) -> int:
   arguments = make_parser().parse_args(argv)
   inputs = questions.inputs(arguments)
   report = preparation.prepare(inputs, arguments.output)
-  shown = rich_table.Table(title=f'{arguments.task}: {arguments.questions}')
+  shown = rich_table.Table(
+    title=f'{arguments.task}: {os.path.basename(arguments.questions)}'
+  )
   shown.add_column('')
   shown.add_column('', justify='right')
   for name, value in (

@@ -10,13 +10,14 @@ import codecs
 from collections.abc import Iterator
 import csv
 import gzip
+import io
 import itertools
 import json
 import lzma
 import os
 import pathlib
 import re
-from typing import IO, Any
+from typing import Any
 import zlib
 
 from btr_jax.data.benchmarks import problems as problems_lib
@@ -51,7 +52,7 @@ def file_format(path: str | os.PathLike) -> str:
   return suffixes[-1]
 
 
-def open_bytes(path: str | os.PathLike) -> IO[bytes]:
+def open_bytes(path: str | os.PathLike) -> io.BufferedIOBase:
   """Opens a file for reading, decompressed."""
   opener = _OPENERS.get(pathlib.Path(path).suffix.lower(), open)
   return opener(path, 'rb')
@@ -178,12 +179,8 @@ def _json_lines(path, problems) -> Iterator[tuple[str, Any]]:
 
 def _json_values(path, problems) -> Iterator[tuple[str, Any]]:
   """Of an array, of one object, or of JSON Lines under the name .json."""
-  first = ''
-  for _, line in iterate_lines(path, problems):
-    if line.strip():
-      first = line.lstrip()
-      break
-  if first.startswith('['):
+  first = next(_filled_lines(path), b'').removeprefix(codecs.BOM_UTF8).lstrip()
+  if first.startswith(b'['):
     yield from _array_items(path)
     return
   try:
@@ -257,7 +254,7 @@ def _array_items(path) -> Iterator[tuple[str, Any]]:
     ) from error
 
 
-def _decoded(file: IO[bytes]) -> Iterator[str]:
+def _decoded(file: io.BufferedIOBase) -> Iterator[str]:
   decoder = codecs.getincrementaldecoder('utf-8-sig')()
   while chunk := file.read(_CHUNK):
     if text := decoder.decode(chunk):
