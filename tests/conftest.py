@@ -198,3 +198,34 @@ def tiny_family(
   family = {name: name for name in stages} | {'default_codec': 'residual'}
   (folder / 'family.json').write_text(json.dumps(family))
   return folder
+
+
+@pytest.fixture(scope='session')
+def letter_reader(
+  tmp_path_factory, tiny_config, tiny_limits, tiny_passages
+) -> pathlib.Path:
+  """An untrained joint reader whose vocabulary has the letters of choices."""
+  import dataclasses
+
+  from btr_jax.data import vocabulary as vocabulary_lib
+  from btr_jax.models import model as model_lib
+  from btr_jax.models import reader_files
+
+  folder = tmp_path_factory.mktemp('letters')
+  path = folder / 'vocabulary.model'
+  texts = [f'title: {p.title} context: {p.text}' for p in tiny_passages]
+  texts += ['question: which? options: answer: A B C D'] * 50
+  vocabulary_lib.train_vocabulary(texts, path, vocab_size=130)
+  reader_config = dataclasses.replace(
+    tiny_config, vocab_size=vocabulary_lib.Vocabulary(path).vocab_size
+  )
+  model = model_lib.BtrModel(reader_config, tiny_limits)
+  reader_files.save_reader(
+    folder / 'reader',
+    reader_config,
+    tiny_limits,
+    random_params(model, 5),
+    path,
+    provenance={'trained': 'no'},
+  )
+  return folder / 'reader'

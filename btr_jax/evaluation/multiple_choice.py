@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any
+import os
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +50,9 @@ class Letters:
       tuple(encoding.answer_ids(vocabulary, letter, 16))
       for letter in prompts.LETTERS
     ]
-    same = 0
-    while len({target[: same + 1] for target in targets}) == 1:
-      same += 1
-    ids = tuple(target[same] for target in targets)
-    if len(set(ids)) != len(ids) or vocabulary.unk_id in ids:
+    same = len(os.path.commonprefix(targets))
+    ids = tuple(target[same] for target in targets if len(target) > same)
+    if len(set(ids)) != len(targets) or vocabulary.unk_id in ids:
       raise ValueError(
         f'The vocabulary {vocabulary.path} writes the letters '
         f'{", ".join(prompts.LETTERS)} as {targets}; expected a token of its '
@@ -113,6 +112,15 @@ def predict_letters(
   return jnp.asarray(table)[jnp.argmax(logits, axis=-1)]
 
 
+@runtime_checkable
+class TellsLetters(Protocol):
+  """What answers; `LetterEngine` is one."""
+
+  def letter_logits(
+    self, asked: Sequence[records.Record]
+  ) -> Float[np.ndarray, 'batch letters']: ...
+
+
 class LetterEngine(engine_lib.Engine):
   """An engine that also tells the logits of the letters."""
 
@@ -164,7 +172,7 @@ def rotated(record: records.Record, shift: int) -> records.Record:
 
 
 def predict(
-  engine: LetterEngine,
+  engine: TellsLetters,
   asked: Sequence[records.Record],
   *,
   batch_size: int = 1,

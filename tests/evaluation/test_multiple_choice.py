@@ -17,8 +17,8 @@ CHOICES = ['Lima', 'Oslo', 'Cairo', 'Accra']
 
 
 @pytest.fixture(scope='module')
-def reader(tiny_family):
-  return reader_files.load_reader(tiny_family / 'joint')
+def reader(letter_reader):
+  return reader_files.load_reader(letter_reader)
 
 
 @pytest.fixture(scope='module')

@@ -85,10 +85,10 @@ def mmlu_file(folder, tiny_records):
   return write(folder / 'mmlu.jsonl', values)
 
 
-def test_evaluate_mmlu_by_letters(mmlu_file, tiny_family, capsys):
+def test_evaluate_mmlu_by_letters(mmlu_file, letter_reader, capsys):
   argv = [
     *('--task', 'mmlu', '--questions', mmlu_file, '--limit', 'all'),
-    *('--reader', str(tiny_family), '--mode', 'joint', '--repeats', '0'),
+    *('--reader', str(letter_reader), '--mode', 'joint', '--repeats', '0'),
     *('--batch', '2', '--permutations', 'cyclic'),
   ]
   assert common.run(evaluate.main, argv) == 0
@@ -149,3 +149,43 @@ def test_choices_are_formatted_as_in_atlas():
   )
   with pytest.raises(ValueError):
     prompts.format_choices('q?', list('xyz'))
+
+
+def test_benchmark_data(folder, tiny_records, tiny_vocabulary_file, capsys):
+  pytest.importorskip('seqio')
+  from btr_jax.tools import benchmark_data
+
+  values = [
+    {
+      'question': record.question,
+      'answers': list(record.answers),
+      'ctxs': [{'title': c.title, 'text': c.text} for c in record.contexts],
+    }
+    for record in tiny_records
+  ]
+  path = write(folder / 'q.jsonl', values)
+  argv = [
+    *('--task', 'nq', '--questions', path, '--num-passages', '6'),
+    *('--vocabulary', str(tiny_vocabulary_file), '--tflop-per-example', '100'),
+    *('--batch', '4', '--steps', '2', '--repeats', '2'),
+    *('--output', str(folder / 'record.json')),
+  ]
+  assert common.run(benchmark_data.main, argv) == 0
+  record = last_json(capsys)
+  assert record == json.loads((folder / 'record.json').read_text())
+  assert record['limits']['num_passages'] == 6
+  assert record['questions'] == 12
+  rate = record['examples_per_second']
+  assert 0 < rate['smallest'] <= rate['median'] <= rate['largest']
+  assert record['bound']['most_examples_per_second'] == 9.89
+  assert record['bound']['pipeline_over_bound'] == rate['median'] / 9.89
+
+
+@pytest.mark.parametrize('value', ['0', '-1', 'much', 'nan'])
+def test_benchmark_data_wants_a_number(value):
+  from btr_jax.tools import benchmark_data
+
+  with pytest.raises(SystemExit):
+    benchmark_data.make_parser().parse_args(
+      ['--task', 'nq', '--vocabulary', 'v', '--tflop-per-example', value]
+    )
