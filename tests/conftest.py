@@ -214,7 +214,9 @@ def letter_reader(
   folder = tmp_path_factory.mktemp('letters')
   path = folder / 'vocabulary.model'
   texts = [f'title: {p.title} context: {p.text}' for p in tiny_passages]
-  texts += ['question: which? options: answer: A B C D'] * 50
+  # Often enough, and in enough places, that each letter becomes one piece.
+  texts += [f'options: ({a}) answer: {a}' for a in 'ABCD'] * 200
+  texts += [f'answer {a} or {b}' for a in 'ABCD' for b in 'ABCD'] * 40
   vocabulary_lib.train_vocabulary(texts, path, vocab_size=130)
   reader_config = dataclasses.replace(
     tiny_config, vocab_size=vocabulary_lib.Vocabulary(path).vocab_size
