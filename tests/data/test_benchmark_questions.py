@@ -215,6 +215,19 @@ def test_wrong_columns_of_csv(tmp_path):
   assert '5 columns, expected 6 (question, A, B, C, D, answer)' in summary
 
 
+def test_bad_lines_of_a_folder_are_named_with_their_file(tmp_path):
+  (tmp_path / 'anatomy_test.csv').write_text('q?,1,2,3,4,C\n')
+  (tmp_path / 'virology_test.csv').write_bytes(b'\xff\nq?,1,2,3,4,X\n')
+  records, found = read('mmlu', tmp_path)
+  assert len(records) == 1
+  assert places(found) == {
+    'not UTF-8': ['virology_test.csv, line 1'],
+    'unknown label': ['virology_test.csv, line 2'],
+  }
+  with pytest.raises(ValueError, match='virology_test.csv, line 1'):
+    read('mmlu', tmp_path, strict=True)
+
+
 def test_folder_without_data(tmp_path):
   with pytest.raises(ValueError, match='holds no data'):
     read('mmlu', tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,8 +70,9 @@ def test_a_vocabulary_without_the_letters_is_refused(tmp_path):
 
 def test_logits_are_those_of_teacher_forcing(reader, letters, questions):
   """The step of the letter, of the whole decoder run over a target."""
-  batch = encoding.make_record_batch(
-    reader.vocabulary, questions, reader.limits
+  batch = jax.tree.map(
+    jnp.asarray,
+    encoding.make_record_batch(reader.vocabulary, questions, reader.limits),
   )
   logits, encoded = reader.model.module.apply(
     {'params': reader.params},
@@ -96,8 +98,9 @@ def engine(reader):
 def test_engine_and_trainer_choose_the_same_letters(
   reader, letters, questions, engine
 ):
-  batch = encoding.make_record_batch(
-    reader.vocabulary, questions, reader.limits
+  batch = jax.tree.map(
+    jnp.asarray,
+    encoding.make_record_batch(reader.vocabulary, questions, reader.limits),
   )
   tokens = multiple_choice.predict_letters(
     reader.model, reader.params, batch, letters

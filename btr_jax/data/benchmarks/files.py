@@ -139,8 +139,7 @@ def _is_tab_separated(path) -> bool:
 
 
 def _csv_rows(path, problems) -> Iterator[tuple[str, list[str]]]:
-  lines = (f'{line}\n' for _, line in iterate_lines(path, problems))
-  rows = csv.reader(lines)
+  rows = csv.reader(_with_gaps(iterate_lines(path, problems)))
   while True:
     first = rows.line_num + 1
     try:
@@ -161,6 +160,16 @@ def _csv_rows(path, problems) -> Iterator[tuple[str, list[str]]]:
       )
     elif any(column.strip() for column in row):
       yield f'line {first}', row
+
+
+def _with_gaps(lines: Iterator[tuple[int, str]]) -> Iterator[str]:
+  """The lines, empty ones for those left out: the reader counts them."""
+  expected = 1
+  for number, line in lines:
+    for _ in range(expected, number):
+      yield '\n'
+    yield f'{line}\n'
+    expected = number + 1
 
 
 def _json_lines(path, problems) -> Iterator[tuple[str, Any]]:

@@ -14,13 +14,15 @@ class Problems:
   """The lines of one file that could not be used, or only after mending.
 
   Attributes:
-    path: the file, for messages.
+    path: the file, or folder of files, for messages.
+    prefix: goes before each place: the file within a folder.
     strict: whether the first line that has to be left out is an error.
   """
 
   def __init__(self, path: str, strict: bool = False):
     self.path = path
     self.strict = strict
+    self.prefix = ''
     self._left_out: collections.Counter[str] = collections.Counter()
     self._mended: collections.Counter[str] = collections.Counter()
     self._places: dict[str, list[str]] = collections.defaultdict(list)
@@ -39,8 +41,8 @@ class Problems:
     """
     if self.strict:
       raise ValueError(
-        f'{self.path}, {place}: {message} Mend it, or leave strict off to '
-        'leave such lines out and count them.'
+        f'{self.path}, {self.prefix}{place}: {message} Mend it, or leave '
+        'strict off to leave such lines out and count them.'
       )
     self._left_out[kind] += 1
     self._name(kind, place, message)
@@ -51,6 +53,7 @@ class Problems:
     self._name(kind, place, message)
 
   def _name(self, kind, place, message):
+    place = self.prefix + place
     if len(self._places[kind]) < NAMED:
       self._places[kind].append(place)
     if len(self._messages[kind]) < _MESSAGES:

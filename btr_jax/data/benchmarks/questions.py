@@ -101,7 +101,7 @@ def iterate_questions(
     except rows.Unusable as error:
       found.leave_out(error.kind, place, error.message)
       continue
-    seen[record.id] = place
+    seen[record.id] = found.prefix + place
     yield place, record
 
 
@@ -110,9 +110,8 @@ def _iterate(benchmark, path, found) -> Iterator[tuple[str, str, Any]]:
   several = os.path.isdir(path)
   for file in files_of(path):
     header: list[str] | None = None
-    prefix = f'{os.path.basename(file)}, ' if several else ''
+    found.prefix = f'{os.path.basename(file)}, ' if several else ''
     for number, (place, value) in enumerate(files.iterate_values(file, found)):
-      place = prefix + place
       if isinstance(value, list):
         if number == 0 and rows.is_header(value):
           header = [_column_name(column) for column in value]
@@ -127,6 +126,7 @@ def _iterate(benchmark, path, found) -> Iterator[tuple[str, str, Any]]:
       else:
         for item_number, item in enumerate(items, start=1):
           yield file, f'question {item_number}', item
+  found.prefix = ''
 
 
 def _column_name(column: str) -> str:
