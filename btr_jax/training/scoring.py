@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def make_task_scorer(
       _key(
         encoding.answer_ids(vocabulary, record.answers[0], limits.answer_length)
       ),
-    ): record
+    ): dataclasses.replace(record, contexts=())
     for record in records
   }
 

@@ -176,7 +176,6 @@ class SeqioSource:
         '; expected one metric. Train with EVAL_BATCHES=0 and evaluate each '
         'task by `btr evaluate --task`.'
       )
-    task_files.use(*self._files())
     (metric,) = metrics
     return task_metrics.metric(metric), itertools.chain.from_iterable(
       records.iterate_records(task_files.prepared(name, split))

@@ -189,5 +189,5 @@ def test_judgements_of_the_reference(shared_data):
         same += own == passage['hasanswer']
         total += 1
   assert total > 3000
-  # Their program splits words by another rule, and may not read the title.
-  assert same / total > 0.95
+  # 99.0 %: their program also counts parts of words, and no titles.
+  assert same / total > 0.985
