@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Before the first import of JAX: both are read when its backend starts.
@@ -30,6 +31,14 @@ CAPITALS = {
   'Namibia': 'Windhoek',
   'Poland': 'Warsaw',
 }
+
+
+@pytest.fixture(autouse=True)
+def warn_of_cut_questions_anew():
+  """A question is told of once per process; here once per test."""
+  encoding = sys.modules.get('btr_jax.data.encoding')
+  if encoding is not None:
+    encoding._warn_cut.cache_clear()
 
 
 @pytest.fixture(scope='session')
