@@ -1,6 +1,7 @@
-"""A SeqIO data source over a DPR-style JSON Lines file."""
+"""A SeqIO data source over DPR-style JSON Lines files."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import functools
 import os
 from typing import Any
@@ -25,7 +26,7 @@ SIGNATURE = {
 class RecordSource(seqio.FunctionDataSource):
   """Questions with retrieved passages, one JSON object per line.
 
-  Shuffling permutes the whole file, by seed, so a task over this source needs
+  Shuffling permutes the whole split, by seed, so a task over this source needs
   no shuffle buffer. Lines are parsed when their turn comes: memory holds
   their offsets only, and the corpus if the file refers to passages by id.
 
@@ -34,9 +35,20 @@ class RecordSource(seqio.FunctionDataSource):
   (whether the split is 'train'; preprocessors may treat it differently).
   """
 
-  def __init__(self, path_of_split: Mapping[str, Callable[[], str]]):
-    """Takes a function per split, called when the data is first read."""
+  def __init__(
+    self,
+    path_of_split: Mapping[str, Callable[[], str | Sequence[str]]],
+    extra: Sequence[str] = (),
+  ):
+    """Takes a function per split, called when the data is first read.
+
+    Args:
+      path_of_split: gives the file of a split, or its files in order.
+      extra: keys of `Record.extra` that become features, as text; empty
+        where a record lacks one.
+    """
     self._path_of_split = dict(path_of_split)
+    self._extra = tuple(extra)
     super().__init__(dataset_fn=self._dataset, splits=list(path_of_split))
 
   def get_dataset(
@@ -51,8 +63,8 @@ class RecordSource(seqio.FunctionDataSource):
     del unused
     if shard_info and shard_info.num_shards > 1:
       raise ValueError(
-        f'A RecordSource is one file, found num_shards={shard_info.num_shards}'
-        '. SeqIO shards its examples instead.'
+        'A RecordSource cannot be read in parts, found '
+        f'num_shards={shard_info.num_shards}. SeqIO shards its examples.'
       )
     return self._dataset(split=split, shuffle_files=shuffle, seed=seed)
 
@@ -62,42 +74,54 @@ class RecordSource(seqio.FunctionDataSource):
 
   def num_input_examples(self, split: str) -> int:
     """Number of questions; a split that is not there is a ValueError."""
-    return len(line_offsets(self._path(split)))
+    return sum(len(line_offsets(path)) for path in self._paths(split))
 
-  def _path(self, split: str) -> str:
+  def _paths(self, split: str) -> list[str]:
     if split not in self._path_of_split:
       raise ValueError(
         f'There is no split {split!r}; expected one of '
         f'{sorted(self._path_of_split)}.'
       )
-    return self._path_of_split[split]()
+    found = self._path_of_split[split]()
+    return [found] if isinstance(found, str) else list(found)
 
   def _dataset(
     self, split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:
-    path = self._path(split)
+    paths = self._paths(split)
 
     def examples() -> Iterator[dict[str, Any]]:
-      offsets = line_offsets(path)
-      order = np.arange(len(offsets))
+      offsets = [line_offsets(path) for path in paths]
+      ends = np.cumsum([len(lines) for lines in offsets])
+      order = np.arange(ends[-1])
       if shuffle_files:
         np.random.default_rng(seed).shuffle(order)
-      corpus = None
-      with open(path, 'rb') as file:
-        for number in order:
-          file.seek(offsets[number])
-          where = f'{path}, line {number + 1}'
-          value = records.parse_line(file.readline(), where)
-          if corpus is None and records.has_references(value):
-            corpus = _corpus(path)
+      corpora: dict[int, Mapping[str, records.Passage] | None] = {}
+      with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(path, 'rb')) for path in paths]
+        for position in order:
+          which = int(np.searchsorted(ends, position, side='right'))
+          number = position - (ends[which] - len(offsets[which]))
+          files[which].seek(offsets[which][number])
+          where = f'{paths[which]}, line {number + 1}'
+          value = records.parse_line(files[which].readline(), where)
+          if which not in corpora and records.has_references(value):
+            corpora[which] = _corpus(paths[which])
           yield to_features(
-            records.record_from_json(value, where, corpus), split == 'train'
+            records.record_from_json(value, where, corpora.get(which)),
+            split == 'train',
+            self._extra,
           )
 
-    return tf.data.Dataset.from_generator(examples, output_signature=SIGNATURE)
+    signature = SIGNATURE | {
+      name: tf.TensorSpec([], tf.string) for name in self._extra
+    }
+    return tf.data.Dataset.from_generator(examples, output_signature=signature)
 
 
-def to_features(record: records.Record, training: bool) -> dict[str, Any]:
+def to_features(
+  record: records.Record, training: bool, extra: Sequence[str] = ()
+) -> dict[str, Any]:
   """A record as the features of an example."""
   return {
     'id': record.id,
@@ -107,6 +131,7 @@ def to_features(record: records.Record, training: bool) -> dict[str, Any]:
     'texts': [context.text for context in record.contexts],
     'has_answer': [bool(context.has_answer) for context in record.contexts],
     'training': training,
+    **{name: str(record.extra.get(name, '')) for name in extra},
   }
 
 

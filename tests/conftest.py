@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Before the first import of JAX: both are read when its backend starts.
@@ -30,6 +31,14 @@ CAPITALS = {
   'Namibia': 'Windhoek',
   'Poland': 'Warsaw',
 }
+
+
+@pytest.fixture(autouse=True)
+def warn_of_cut_questions_anew():
+  """A question is told of once per process; here once per test."""
+  encoding = sys.modules.get('btr_jax.data.encoding')
+  if encoding is not None:
+    encoding._warn_cut.cache_clear()
 
 
 @pytest.fixture(scope='session')
@@ -198,3 +207,36 @@ def tiny_family(
   family = {name: name for name in stages} | {'default_codec': 'residual'}
   (folder / 'family.json').write_text(json.dumps(family))
   return folder
+
+
+@pytest.fixture(scope='session')
+def letter_reader(
+  tmp_path_factory, tiny_config, tiny_limits, tiny_passages
+) -> pathlib.Path:
+  """An untrained joint reader whose vocabulary has the letters of choices."""
+  import dataclasses
+
+  from btr_jax.data import vocabulary as vocabulary_lib
+  from btr_jax.models import model as model_lib
+  from btr_jax.models import reader_files
+
+  folder = tmp_path_factory.mktemp('letters')
+  path = folder / 'vocabulary.model'
+  texts = [f'title: {p.title} context: {p.text}' for p in tiny_passages]
+  # Often enough, and in enough places, that each letter becomes one piece.
+  texts += [f'options: ({a}) answer: {a}' for a in 'ABCD'] * 200
+  texts += [f'answer {a} or {b}' for a in 'ABCD' for b in 'ABCD'] * 40
+  vocabulary_lib.train_vocabulary(texts, path, vocab_size=130)
+  reader_config = dataclasses.replace(
+    tiny_config, vocab_size=vocabulary_lib.Vocabulary(path).vocab_size
+  )
+  model = model_lib.BtrModel(reader_config, tiny_limits)
+  reader_files.save_reader(
+    folder / 'reader',
+    reader_config,
+    tiny_limits,
+    random_params(model, 5),
+    path,
+    provenance={'trained': 'no'},
+  )
+  return folder / 'reader'

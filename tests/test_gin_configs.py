@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from btr_jax import train
+from btr_jax.data.benchmarks import table
 from btr_jax.models import model as model_lib
 from btr_jax.training import optimizers, partitioning
 from btr_jax.training import state as state_lib
@@ -89,6 +90,37 @@ def test_both_codecs_and_other_switches(name):
   assert arguments['optimizer'].name == 'adafactor'
   assert arguments['recipe'].settings(2)['train_steps'] == 20
   assert arguments['limits'].num_passages == 40
+
+
+@pytest.mark.parametrize('task', sorted(table.BENCHMARKS))
+def test_benchmark_after_a_root(task):
+  """The second --gin_file changes the data, its lengths and the recipe."""
+  train.parse_config(
+    ['gin_configs/btr_base.gin', f'gin_configs/data/{task}.gin'],
+    [
+      "MODEL_DIR = 'runs/test'",
+      "QUESTIONS = {'train': 'train.jsonl'}",
+      "VOCABULARY = 'spiece.model'",
+    ],
+  )
+  arguments = train.build_arguments()
+  known = table.benchmark(task)
+  assert arguments['limits'] == known.limits
+  data = arguments['data']
+  assert (data.task, data.task_module) == (task, f'btr_jax.tasks.{task}')
+  assert data.files.questions == {'train': 'train.jsonl'}
+  assert data.files.num_passages == known.limits.num_passages
+  assert arguments['recipe'].settings(1)['warmup_steps'] <= 200
+
+
+def test_mixture_after_a_root():
+  train.parse_config(
+    ['gin_configs/btr_base.gin', 'gin_configs/data/open_qa.gin'],
+    ["MODEL_DIR = 'x'", "TRIVIAQA_QUESTIONS = {'train': 't.jsonl'}"],
+  )
+  data = train.build_arguments('data')['data']
+  assert [one.task for one in data.files] == ['nq', 'triviaqa', 'webquestions']
+  assert data.files[1].questions == {'train': 't.jsonl'}
 
 
 @pytest.mark.parametrize(

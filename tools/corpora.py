@@ -11,6 +11,8 @@ import pathlib
 from typing import Any
 
 from btr_jax.data import records
+from btr_jax.data.benchmarks import corpora as benchmark_corpora
+from btr_jax.data.benchmarks import problems
 from btr_jax.data.factbook import prepare
 from btr_jax.retrieval import bm25
 from btr_jax.tools import common
@@ -84,7 +86,8 @@ def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
   """Reads a corpus.
 
   Args:
-    given: `factbook`, or a file of {"id", "title", "text"} lines.
+    given: `factbook`, or a file of {"id", "title", "text"} lines or of DPR's
+      rows.
     build: prepare the Factbook if it is not there.
 
   Raises:
@@ -101,10 +104,18 @@ def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
       f'--corpus {given}: expected `{FACTBOOK}` or a file of JSON lines with '
       '"id", "title" and "text"; there is no such file.'
     )
-  passages = records.read_passages(path)
+  passages = _read_passages(path)
   if not passages:
     raise common.UserError(f'--corpus {given}: the file holds no passage.')
   return Corpus(path.stem, passages)
+
+
+def _read_passages(path: pathlib.Path) -> list[records.Passage]:
+  if path.suffix == '.jsonl':
+    return records.read_passages(path)
+  # What a corpus lacks would shift the numbers of all that follow.
+  found = problems.Problems(str(path), strict=True)
+  return list(benchmark_corpora.iterate_passages(path, found))
 
 
 def load_questions(

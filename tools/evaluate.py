@@ -1,20 +1,29 @@
-"""`btr evaluate`: exact match, F1, questions per second, bytes per token."""
+"""`btr evaluate`: scores, questions per second, bytes per token."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import functools
 import os
 import pathlib
 from typing import Any
 
 from btr_jax import cache as cache_lib
 from btr_jax.data import records as records_lib
-from btr_jax.evaluation import environment, evaluator, report, throughput
+from btr_jax.data.benchmarks import table as benchmarks
+from btr_jax.evaluation import (
+  environment,
+  evaluator,
+  multiple_choice,
+  report,
+  task_metrics,
+  throughput,
+)
 from btr_jax.retrieval import recall
 from btr_jax.serving import engine as engine_lib
-from btr_jax.tools import caches, common, corpora, systems
+from btr_jax.tools import caches, common, corpora, questions, systems
 from btr_jax.tools import progress as progress_lib
 
 RECALL_CUTOFFS = (1, 5, 8, 20)
@@ -61,12 +70,20 @@ def make_parser() -> common.Parser:
   add('--codec', help='of mode binary: calibrated, residual, sign or float')
   add(
     '--corpus',
-    default=corpora.FACTBOOK,
     help='factbook, or a file of {"id", "title", "text"} lines (factbook)',
   )
   add(
     '--questions',
-    help='questions with passages in the format of DPR, in place of --split',
+    help='questions with passages in the format of DPR, in place of --split; '
+    'with --task in a format of that task',
+  )
+  questions.add_task_arguments(parser, required=False)
+  add(
+    '--permutations',
+    choices=('none', 'cyclic'),
+    default='none',
+    help='of the choices of --task mmlu: cyclic asks each question with four '
+    'orders of them, so that a liking for a letter evens out (none)',
   )
   add(
     '--split',
@@ -117,16 +134,24 @@ class _Running:
 def _start(
   system: systems.System,
   reader_path: pathlib.Path,
-  corpus: corpora.Corpus,
+  corpus: corpora.Corpus | None,
   arguments: argparse.Namespace,
+  metric: task_metrics.TaskMetric,
 ) -> _Running:
   reader = systems.load(reader_path, system)
   cache = None
   storage = None
   if system.cached:
+    if corpus is None:
+      raise common.UserError(
+        f'the system {system.name} reads a cache, and there is no corpus to '
+        'build it from; give --corpus, or --mode joint or decomposed.'
+      )
     path = caches.default_path(reader, corpus)
     wanted = argparse.Namespace(
-      reader=arguments.reader, corpus=arguments.corpus, codec=system.codec
+      reader=arguments.reader,
+      corpus=arguments.corpus or corpora.FACTBOOK,
+      codec=system.codec,
     )
     cache = caches.open_cache(
       path,
@@ -136,9 +161,12 @@ def _start(
       command=caches.build_command(path, wanted),
     )
     storage = cache_lib.storage_report(path)
-  engine = engine_lib.Engine(
+  engine_type = (
+    multiple_choice.LetterEngine if metric.letters else engine_lib.Engine
+  )
+  engine = engine_type(
     reader,
-    corpus.passages,
+    corpus.passages if corpus else (),
     cache=cache,
     mode=system.mode,
     num_passages=arguments.passages,
@@ -150,17 +178,17 @@ def _row(
   running: _Running,
   scores: dict[str, evaluator.Score],
   speed: throughput.ModeSpeed | None,
-  joint_em: float | None,
+  headline: str,
+  joint: dict[str, evaluator.Score] | None,
 ) -> dict[str, Any]:
-  em = scores['em'].mean
+  joint_mean = joint[headline].mean if joint else None
   storage = running.storage
   return {
     'name': running.system.name,
     'mode': running.system.mode,
     'codec': running.system.codec,
-    'em': scores['em'].to_dict(),
-    'f1': scores['f1'].to_dict(),
-    'em_kept': 100 * em / joint_em if joint_em else None,
+    **{name: score.to_dict() for name, score in scores.items()},
+    'em_kept': 100 * scores[headline].mean / joint_mean if joint_mean else None,
     'speed': speed.to_dict() if speed else None,
     'bytes_per_token': storage['total']['bytes_per_token'] if storage else 0.0,
     'storage': storage,
@@ -180,15 +208,48 @@ def _recall(
 def _predict_all(
   running: Sequence[_Running],
   records: Sequence[records_lib.Record],
-  batch_size: int,
+  metric: task_metrics.TaskMetric,
+  arguments: argparse.Namespace,
 ) -> dict[str, list[str]]:
+  # There is nothing to read without passages: such an answer is empty.
+  readable = [i for i, record in enumerate(records) if record.contexts]
   found = {}
   for one in running:
-    with progress_lib.Progress(f'answers of {one.system.name}') as progress:
-      found[one.system.name] = evaluator.predict(
-        one.engine, records, batch_size=batch_size, progress=progress
+    predict = evaluator.predict
+    if metric.letters:
+      predict = functools.partial(
+        multiple_choice.predict, cyclic=arguments.permutations == 'cyclic'
       )
+    with progress_lib.Progress(f'answers of {one.system.name}') as progress:
+      answers = predict(
+        one.engine,
+        [records[i] for i in readable],
+        batch_size=arguments.batch,
+        progress=progress,
+      )
+    by_record = dict(zip(readable, answers, strict=True))
+    found[one.system.name] = [by_record.get(i, '') for i in range(len(records))]
   return found
+
+
+def _load_records(
+  arguments: argparse.Namespace,
+) -> tuple[list[records_lib.Record], dict[str, Any] | None]:
+  """The questions; with --task also what preparing them found."""
+  if arguments.task:
+    return questions.load(arguments)
+  found = corpora.load_questions(
+    arguments.questions, arguments.split, build=arguments.build
+  )
+  return found, None
+
+
+def _load_corpus(arguments: argparse.Namespace) -> corpora.Corpus | None:
+  """The corpus that caches are built from; none is needed for --task."""
+  if arguments.task and arguments.corpus is None:
+    return None
+  given = arguments.corpus or corpora.FACTBOOK
+  return corpora.load_corpus(given, build=arguments.build)
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -202,10 +263,18 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
   """
   reader_path = systems.reader_path(arguments.reader)
   chosen = systems.systems_of(reader_path, arguments.mode, arguments.codec)
-  corpus = corpora.load_corpus(arguments.corpus, build=arguments.build)
-  records = corpora.load_questions(
-    arguments.questions, arguments.split, build=arguments.build
-  )
+  metric = task_metrics.SQUAD
+  if arguments.task:
+    metric = task_metrics.metric(benchmarks.benchmark(arguments.task).metric)
+  if arguments.permutations != 'none' and not metric.letters:
+    raise common.UserError(
+      '--permutations changes the order of choices; expected --task mmlu.'
+    )
+  records, preparation = _load_records(arguments)
+  if any(system.cached for system in chosen) or not arguments.task:
+    corpus = _load_corpus(arguments)
+  else:
+    corpus = None
   samples = evaluator.sample_questions(
     len(records), arguments.limit, arguments.seeds
   )
@@ -215,18 +284,18 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
   records = [records[number] for number in needed]
 
   running = [
-    _start(system, reader_path, corpus, arguments) for system in chosen
+    _start(system, reader_path, corpus, arguments, metric) for system in chosen
   ]
   passages = running[0].engine.num_passages
-  predictions = _predict_all(running, records, arguments.batch)
+  predictions = _predict_all(running, records, metric, arguments)
   scores = {
-    name: evaluator.score(found, records, samples)
+    name: evaluator.score(found, records, samples, metric)
     for name, found in predictions.items()
   }
   speeds: dict[str, throughput.ModeSpeed] = {}
   retrieval = None
   if arguments.repeats:
-    timed = records[: arguments.speed_questions]
+    timed = [r for r in records if r.contexts][: arguments.speed_questions]
     with progress_lib.Progress('speed') as progress:
       speeds = throughput.measure(
         {one.system.name: one.engine for one in running},
@@ -235,26 +304,32 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         repeats=arguments.repeats,
         progress=progress,
       )
-    retrieval = throughput.retrieval_speed(
-      lambda asked: corpus.retriever.search(asked, passages),
-      [record.question for record in timed],
-    ).to_dict()
+    if not arguments.task:
+      retrieval = throughput.retrieval_speed(
+        lambda asked: corpus.retriever.search(asked, passages),
+        [record.question for record in timed],
+      ).to_dict()
   joint = scores.get('joint')
   return {
     'command': 'evaluate',
     'reader': os.path.basename(os.path.normpath(reader_path)),
+    'task': arguments.task,
+    'metrics': list(metric.shown),
+    'permutations': arguments.permutations,
+    'questions': preparation,
     'split': arguments.questions or f'{corpora.FACTBOOK} {arguments.split}',
     'num_questions': len(samples[0]),
     'num_passages': passages,
     'batch_size': arguments.batch,
     'seeds': arguments.seeds[: len(samples)],
-    'recall': _recall(records, passages),
+    'recall': _recall(records, passages) if metric.in_passages else {},
     'modes': [
       _row(
         one,
         scores[one.system.name],
         speeds.get(one.system.name),
-        joint['em'].mean if joint else None,
+        metric.headline,
+        joint,
       )
       for one in running
     ],
@@ -273,7 +348,8 @@ def show(record: dict[str, Any]) -> None:
   found = ', '.join(
     f'@{k} {value:.1f} %' for k, value in record['recall'].items()
   )
-  console.print(f'recall of the retrieved passages (the ceiling): {found}')
+  if found:
+    console.print(f'recall of the retrieved passages (the ceiling): {found}')
   seconds = record['retrieval']['seconds_per_question']
   if seconds:
     console.print(

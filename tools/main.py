@@ -25,6 +25,14 @@ COMMANDS = {
     'btr_jax.tools.prepare_corpus',
     'make passages, questions and retrieval of a built-in corpus',
   ),
+  'prepare-questions': (
+    'btr_jax.tools.prepare_questions',
+    "a benchmark's files as records, and what is wrong in them",
+  ),
+  'benchmark-data': (
+    'btr_jax.tools.benchmark_data',
+    'examples per second of the input pipeline of training',
+  ),
   'export-cache': (
     'btr_jax.tools.export_cache',
     'plan, build or verify the cache of a corpus',
@@ -39,7 +47,7 @@ COMMANDS = {
   ),
   'evaluate': (
     'btr_jax.tools.evaluate',
-    'exact match, F1, questions per second, bytes per token',
+    'scores of a task, questions per second, bytes per token',
   ),
   'convert': (
     'btr_jax.tools.convert_checkpoint',
@@ -65,7 +73,7 @@ def usage() -> str:
     '',
     'commands:',
   ]
-  lines += [f'  {name:<16}{text}' for name, (_, text) in COMMANDS.items()]
+  lines += [f'  {name:<19}{text}' for name, (_, text) in COMMANDS.items()]
   lines += [
     '',
     'example:',

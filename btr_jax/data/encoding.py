@@ -12,6 +12,7 @@ from btr_jax.data import prompts, records
 from btr_jax.data import vocabulary as vocabulary_lib
 
 _logger = logging.getLogger(__name__)
+_CUTS_TOLD = 20
 
 Batch = dict[str, np.ndarray]
 
@@ -45,9 +46,14 @@ def question_ids(
 @functools.lru_cache(maxsize=4096)
 def _warn_cut(question: str, found: int, length: int) -> None:
   # Cached: once per question, however often training or timing repeats it.
+  # A set of long questions (MMLU's law) is told of by its first ones.
+  told = _warn_cut.cache_info().misses
+  if told > _CUTS_TOLD:
+    return
   _logger.warning(
     'The question %r has %d tokens; its first %d were cut off to fit '
-    'question_length=%d.',
+    'question_length=%d.'
+    + (' Further ones are cut without a word.' if told == _CUTS_TOLD else ''),
     question,
     found,
     found - length,

@@ -1,5 +1,8 @@
 """The strings that the reader sees, as in Atlas."""
 
+from collections.abc import Sequence
+
+LETTERS = 'ABCD'
 SENTINEL = '<extra_id_0>'
 
 
@@ -13,6 +16,19 @@ def format_question(question: str) -> str:
   if not question:
     raise ValueError('The question is empty; expected some text.')
   return f'question: {question} answer: {SENTINEL}'
+
+
+def format_choices(question: str, choices: Sequence[str]) -> str:
+  """'{q} options: (A) {a} (B) {b} (C) {c} (D) {d}', a question by itself.
+
+  The options stand last, so that a question which is too long loses its
+  beginning (`encoding.question_ids`) and keeps them.
+  """
+  options = ' '.join(
+    f'({letter}) {choice}'
+    for letter, choice in zip(LETTERS, choices, strict=True)
+  )
+  return f'{question} options: {options}'
 
 
 def format_passage(title: str, text: str) -> str:

@@ -7,6 +7,10 @@ import unicodedata
 
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
 _PUNCTUATION = str.maketrans('', '', string.punctuation)
+# What TriviaQA's script writes as spaces, beside ASCII punctuation.
+_TRIVIAQA_PUNCTUATION = str.maketrans(
+  dict.fromkeys(string.punctuation + '‘’´`', ' ')
+)
 _BREAK = re.compile(r'<\s*(?:br|/?p|/?li|/?ul|/?div)\b[^>]*>', re.IGNORECASE)
 _TAG = re.compile(r'<[^<>]*>')
 _SPACES = re.compile(r'\s+')
@@ -39,6 +43,24 @@ def normalize_answer(text: str) -> str:
     The normalised answer; possibly empty.
   """
   text = text.lower().translate(_PUNCTUATION)
+  return ' '.join(_ARTICLES.sub(' ', text).split())
+
+
+def normalize_triviaqa_answer(text: str) -> str:
+  """Lowers `text` and drops articles, punctuation and spare spaces.
+
+  These are the rules of TriviaQA's evaluation script. Unlike SQuAD's, it
+  writes punctuation as spaces ("well-known" becomes two words, "U.S." is "u
+  s"), so that an article behind punctuation goes as well ("a.m." is "m"), and
+  it knows typographic apostrophes.
+
+  Args:
+    text: an answer as a user or a model wrote it.
+
+  Returns:
+    The normalised answer; possibly empty.
+  """
+  text = text.lower().translate(_TRIVIAQA_PUNCTUATION)
   return ' '.join(_ARTICLES.sub(' ', text).split())
 
 

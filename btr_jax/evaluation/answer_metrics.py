@@ -1,15 +1,23 @@
-"""Exact match and F1 of short answers, by the rules of SQuAD.
+"""Exact match and F1 of short answers, by the rules of SQuAD or TriviaQA.
 
 The reference is SQuAD 1.1's `evaluate-v1.1.py`: lower case, no punctuation,
-no articles, single spaces; the best of all gold answers counts.
+no articles, single spaces; the best of all gold answers counts. TriviaQA's
+script (`triviaqa_evaluation.py`) differs in what it normalises to,
+`text.normalize_triviaqa_answer`; papers, BTR's among them, score TriviaQA by
+SQuAD's rules.
+
+Where an answer or a prediction has no words left, SQuAD 1.1 gives F1 0 even to
+two empty ones; here, as in SQuAD 2.0, these two agree.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from btr_jax.data.text import normalize_answer
+
+Normalize = Callable[[str], str]
 
 
 def _check_answers(answers: Sequence[str]) -> None:
@@ -26,12 +34,17 @@ def _check_answers(answers: Sequence[str]) -> None:
     )
 
 
-def exact_match(prediction: str, answers: Sequence[str]) -> float:
+def exact_match(
+  prediction: str,
+  answers: Sequence[str],
+  normalize: Normalize = normalize_answer,
+) -> float:
   """1.0 if the normalised prediction is one of the normalised answers.
 
   Args:
     prediction: the reader's answer.
     answers: gold answers, at least one.
+    normalize: the rules; SQuAD's by default.
 
   Returns:
     0.0 or 1.0.
@@ -41,13 +54,13 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     ValueError: answers is empty.
   """
   _check_answers(answers)
-  wanted = normalize_answer(prediction)
-  return float(any(normalize_answer(answer) == wanted for answer in answers))
+  wanted = normalize(prediction)
+  return float(any(normalize(answer) == wanted for answer in answers))
 
 
-def _f1_of_pair(prediction: str, answer: str) -> float:
-  predicted = normalize_answer(prediction).split()
-  expected = normalize_answer(answer).split()
+def _f1_of_pair(prediction: str, answer: str, normalize: Normalize) -> float:
+  predicted = normalize(prediction).split()
+  expected = normalize(answer).split()
   if not predicted or not expected:
     return float(predicted == expected)
   common = collections.Counter(predicted) & collections.Counter(expected)
@@ -59,12 +72,17 @@ def _f1_of_pair(prediction: str, answer: str) -> float:
   return 2 * precision * recall / (precision + recall)
 
 
-def f1(prediction: str, answers: Sequence[str]) -> float:
+def f1(
+  prediction: str,
+  answers: Sequence[str],
+  normalize: Normalize = normalize_answer,
+) -> float:
   """Word overlap of prediction and the best gold answer, 0.0 to 1.0.
 
   Args:
     prediction: the reader's answer.
     answers: gold answers, at least one.
+    normalize: the rules; SQuAD's by default.
 
   Returns:
     The harmonic mean of precision and recall over words.
@@ -74,17 +92,20 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     ValueError: answers is empty.
   """
   _check_answers(answers)
-  return max(_f1_of_pair(prediction, answer) for answer in answers)
+  return max(_f1_of_pair(prediction, answer, normalize) for answer in answers)
 
 
 def answer_scores(
-  predictions: Sequence[str], answer_lists: Sequence[Sequence[str]]
+  predictions: Sequence[str],
+  answer_lists: Sequence[Sequence[str]],
+  normalize: Normalize = normalize_answer,
 ) -> dict[str, float]:
   """Mean exact match and F1 in per cent.
 
   Args:
     predictions: one answer per question.
     answer_lists: the gold answers of each question.
+    normalize: the rules; SQuAD's by default.
 
   Returns:
     `{'em': ..., 'f1': ...}`, 0 to 100.
@@ -101,6 +122,8 @@ def answer_scores(
     raise ValueError('No question to score; expected at least one.')
   pairs = list(zip(predictions, answer_lists, strict=True))
   return {
-    'em': 100.0 * sum(exact_match(*pair) for pair in pairs) / len(pairs),
-    'f1': 100.0 * sum(f1(*pair) for pair in pairs) / len(pairs),
+    'em': 100.0
+    * sum(exact_match(*pair, normalize) for pair in pairs)
+    / len(pairs),
+    'f1': 100.0 * sum(f1(*pair, normalize) for pair in pairs) / len(pairs),
   }

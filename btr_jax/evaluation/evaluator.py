@@ -1,4 +1,4 @@
-"""Exact match and F1 of a reader over samples of a question set."""
+"""Scores of a reader over samples of a question set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from btr_jax.data.records import Record
-from btr_jax.evaluation import answer_metrics
+from btr_jax.evaluation import task_metrics
 
 
 @runtime_checkable
@@ -112,6 +112,7 @@ def score(
   predictions: Sequence[str],
   records: Sequence[Record],
   samples: Sequence[Sequence[int]],
+  metric: task_metrics.TaskMetric = task_metrics.SQUAD,
 ) -> dict[str, Score]:
   """Scores predictions over samples.
 
@@ -119,9 +120,11 @@ def score(
     predictions: one per record.
     records: questions with their gold answers.
     samples: numbers of records, from `sample_questions`.
+    metric: of the task; exact match and F1 by default.
 
   Returns:
-    `{'em': Score, 'f1': Score}`.
+    A Score for each value of the metric, `{'em': Score, 'f1': Score}` by
+    default; of a class that not every sample holds, over those that do.
 
   Raises:
     ValueError: lists of different lengths, or a question without an answer.
@@ -132,11 +135,11 @@ def score(
       'as many of one as of the other.'
     )
   found = [
-    answer_metrics.answer_scores(
-      [predictions[i] for i in sample], [records[i].answers for i in sample]
-    )
+    metric.score([predictions[i] for i in sample], [records[i] for i in sample])
     for sample in samples
   ]
+  names = dict.fromkeys(name for values in found for name in values)
   return {
-    name: Score.of([values[name] for values in found]) for name in ('em', 'f1')
+    name: Score.of([values[name] for values in found if name in values])
+    for name in names
   }

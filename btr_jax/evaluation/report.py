@@ -25,6 +25,28 @@ _LOOKS = {
 }
 
 
+# What a record shows that does not say (`btr evaluate` without a task).
+_SHOWN = ('em', 'f1')
+_TITLES = {'em': 'EM', 'f1': 'F1'}
+
+
+def _shown(record: Mapping[str, Any]) -> Sequence[str]:
+  """Values that stand in the table; the first is what systems compare by."""
+  return record.get('metrics') or _SHOWN
+
+
+def title_of(name: str) -> str:
+  """A value's name as people read it: accuracy_stem -> stem."""
+  short = name.removeprefix('accuracy_')
+  return _TITLES.get(short, short.replace('_', ' '))
+
+
+def _mean_and_deviation(values: Mapping[str, Any] | None) -> str:
+  if not values:
+    return '-'
+  return f'{values["mean"]:.1f} ± {values["deviation"]:.1f}'
+
+
 def _with_spread(values: Mapping[str, Any], digits: int) -> str:
   return (
     f'{values["median"]:.{digits}f} '
@@ -36,8 +58,9 @@ def table(record: Mapping[str, Any]) -> rich.table.Table:
   """The evaluation as people read it; a mode that was not timed shows a dash.
 
   Args:
-    record: from `btr evaluate`: `modes`, a list of rows with `name`, `em`,
-      `f1` (mean and spread over seeds), `em_kept` (of the joint reader's) or
+    record: from `btr evaluate`: `metrics`, names of values, `em` and `f1` by
+      default; `modes`, a list of rows with `name`, these values (mean and
+      spread over seeds), `em_kept` (of the joint reader's first value) or
       None, `speed` or None, `bytes_per_token`.
 
   Returns:
@@ -49,20 +72,29 @@ def table(record: Mapping[str, Any]) -> rich.table.Table:
       f'{record["num_passages"]} passages, batch {record["batch_size"]}'
     ),
     caption=(
-      f'EM, F1: mean ± standard deviation of {len(record["seeds"])} samples; '
+      f'{", ".join(map(title_of, _shown(record)))}: mean ± standard deviation '
+      f'of {len(record["seeds"])} samples; '
       'questions/s without retrieval: median [least, most]'
     ),
   )
+  headline, *others = _shown(record)
   result.add_column('mode')
-  for title in ('EM', 'kept', 'F1', 'questions/s', 'speed-up', 'bytes/token'):
+  for title in (
+    title_of(headline),
+    'kept',
+    *map(title_of, others),
+    'questions/s',
+    'speed-up',
+    'bytes/token',
+  ):
     result.add_column(title, justify='right')
   for row in record['modes']:
     speed, kept = row.get('speed'), row.get('em_kept')
     result.add_row(
       row['name'],
-      f'{row["em"]["mean"]:.1f} ± {row["em"]["deviation"]:.1f}',
+      _mean_and_deviation(row[headline]),
       f'{kept:.1f} %' if kept is not None else '-',
-      f'{row["f1"]["mean"]:.1f} ± {row["f1"]["deviation"]:.1f}',
+      *(_mean_and_deviation(row.get(name)) for name in others),
       _with_spread(speed['questions_per_second'], 1) if speed else '-',
       _with_spread(speed['speedup'], 2) + 'x' if speed else '-',
       f'{row["bytes_per_token"]:.1f}',
@@ -77,7 +109,7 @@ def _bytes_label(row: Mapping[str, Any]) -> str:
 
 
 def plot(record: Mapping[str, Any], path: str | os.PathLike) -> None:
-  """Draws exact match against questions per second, bytes beside, as a PNG.
+  """Draws scores against questions per second, bytes beside, as a PNG.
 
   Args:
     record: as for `table`; every mode must have been timed.
@@ -94,7 +126,7 @@ def plot(record: Mapping[str, Any], path: str | os.PathLike) -> None:
     raise ValueError('No mode was timed; run with at least one repeat.')
   figure = matplotlib.figure.Figure(figsize=(9.5, 4.2), layout='constrained')
   left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-  _draw_points(left, rows)
+  _draw_points(left, rows, _shown(record)[0])
   _draw_bytes(right, rows)
   figure.suptitle(
     f'{record["num_questions"]} questions of {record["split"]}, '
@@ -106,18 +138,20 @@ def plot(record: Mapping[str, Any], path: str | os.PathLike) -> None:
     figure.savefig(file, dpi=150, format='png')
 
 
-def _draw_points(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_points(
+  axes: Any, rows: Sequence[Mapping[str, Any]], headline: str
+) -> None:
   for row in rows:
     speed = row['speed']['questions_per_second']
     colour, marker = _LOOKS.get(row['name'], ('#999999', 'X'))
     axes.errorbar(
       speed['median'],
-      row['em']['mean'],
+      row[headline]['mean'],
       xerr=[
         [speed['median'] - speed['smallest']],
         [speed['largest'] - speed['median']],
       ],
-      yerr=row['em']['deviation'],
+      yerr=row[headline]['deviation'],
       color=colour,
       marker=marker,
       markersize=8,
@@ -128,7 +162,8 @@ def _draw_points(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
   axes.set_xlim(left=0)
   axes.set_ylim(0, 100)
   axes.set_xlabel('questions per second (right is better)')
-  axes.set_ylabel('exact match, % (up is better)')
+  name = 'exact match' if headline == 'em' else title_of(headline)
+  axes.set_ylabel(f'{name}, % (up is better)')
   axes.grid(alpha=0.3)
   axes.legend(loc='best', fontsize=8)
   axes.spines[['top', 'right']].set_visible(False)

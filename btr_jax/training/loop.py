@@ -303,7 +303,7 @@ def evaluate_batches(
   put: Callable[[Mapping[str, np.ndarray]], Mapping[str, jax.Array]],
   eval_fn: Callable[[Any, Any], Mapping[str, Any]],
   predict_fn: Callable[[Any, Any], jax.Array],
-  score: Callable[[np.ndarray, np.ndarray], Mapping[str, float]],
+  score: Callable[[np.ndarray, np.ndarray, np.ndarray], Mapping[str, float]],
   num_batches: int | None = None,
 ) -> dict[str, float]:
   """Loss and answer scores over some batches.
@@ -314,7 +314,7 @@ def evaluate_batches(
     put: numpy batch to global arrays.
     eval_fn: of `step.make_eval_step`.
     predict_fn: of `step.make_predict_step`.
-    score: (predicted tokens, target tokens), int32 [examples, length], to
+    score: (predicted, target, question tokens), int32 [examples, length], to
       named values, e.g. exact match.
     num_batches: how many batches to read; None for all.
 
@@ -325,7 +325,7 @@ def evaluate_batches(
     ValueError: there was no batch.
   """
   accumulated = metrics_lib.Accumulator()
-  predicted, targets = [], []
+  predicted, targets, questions = [], [], []
   for index, batch in enumerate(batches):
     if num_batches is not None and index >= num_batches:
       break
@@ -336,8 +336,9 @@ def evaluate_batches(
     real = weights.sum(axis=-1) > 0
     predicted.append(answers[real])
     targets.append(partitioning.to_host(placed['decoder_target_tokens'])[real])
+    questions.append(partitioning.to_host(placed['question_tokens'])[real])
   if not predicted:
     raise ValueError('There is no batch to evaluate; expected at least one.')
   values = accumulated.compute()
-  values.update(score(np.concatenate(predicted), np.concatenate(targets)))
+  values.update(score(*map(np.concatenate, (predicted, targets, questions))))
   return values

@@ -7,9 +7,10 @@ uninterrupted one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import importlib
+import itertools
 import os
 import pathlib
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from btr_jax import config as config_lib
+from btr_jax.data import records
+from btr_jax.data.benchmarks import table as benchmarks
+from btr_jax.data.benchmarks import task_files
+from btr_jax.data.records import Record
+from btr_jax.evaluation import task_metrics
 
 Batch = dict[str, np.ndarray]
 
@@ -47,6 +53,12 @@ class BatchSource(Protocol):
   def describe(self) -> dict[str, Any]:
     """What identifies the data, for the run's settings."""
 
+  def evaluation(
+    self, split: str
+  ) -> tuple[task_metrics.TaskMetric, Iterable[Record]] | None:
+    """The task's metric and the records of a split, with all their answers;
+    None for data that knows one answer per question, by exact match."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SeqioSource:
@@ -55,10 +67,17 @@ class SeqioSource:
   Attributes:
     task: name of the task or mixture.
     task_module: module that registers it.
+    files: which files its benchmarks read, one TaskFiles or several.
   """
 
   task: str
   task_module: str | None = None
+  files: task_files.TaskFiles | tuple[task_files.TaskFiles, ...] = ()
+
+  def _files(self) -> tuple[task_files.TaskFiles, ...]:
+    if isinstance(self.files, task_files.TaskFiles):
+      return (self.files,)
+    return tuple(self.files)
 
   def pipeline(self) -> Any:
     """The module that reads SeqIO tasks, with this task registered.
@@ -66,6 +85,7 @@ class SeqioSource:
     Raises:
       ValueError: SeqIO or the task's module cannot be imported.
     """
+    task_files.use(*self._files())
     try:
       from btr_jax.data import pipeline
 
@@ -132,7 +152,35 @@ class SeqioSource:
 
   def describe(self) -> dict[str, Any]:
     """See BatchSource."""
-    return {'task': self.task}
+    files = {one.task: one.describe() for one in self._files()}
+    return {'task': self.task, **({'files': files} if files else {})}
+
+  def evaluation(
+    self, split: str
+  ) -> tuple[task_metrics.TaskMetric, Iterable[Record]] | None:
+    """See BatchSource.
+
+    Raises:
+      ValueError: a mixture of tasks with different metrics.
+    """
+    task = self.seqio_task()
+    names = [one.name for one in getattr(task, 'tasks', [task])]
+    if not set(names) <= set(benchmarks.BENCHMARKS):
+      return None  # Not one of the benchmarks.
+    metrics = {benchmarks.benchmark(name).metric for name in names}
+    if metrics == {'squad', 'triviaqa'}:
+      metrics = {'squad'}  # By its rules, as papers score TriviaQA.
+    if len(metrics) > 1:
+      raise ValueError(
+        f'The tasks of {self.task!r} are scored by {", ".join(sorted(metrics))}'
+        '; expected one metric. Train with EVAL_BATCHES=0 and evaluate each '
+        'task by `btr evaluate --task`.'
+      )
+    (metric,) = metrics
+    return task_metrics.metric(metric), itertools.chain.from_iterable(
+      records.iterate_records(task_files.prepared(name, split))
+      for name in names
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +265,10 @@ class NpzSource:
   def describe(self) -> dict[str, Any]:
     """See BatchSource."""
     return {'npz': os.path.basename(os.path.normpath(self.folder))}
+
+  def evaluation(self, split: str) -> None:
+    """See BatchSource; arrays hold one answer per question."""
+    del split
 
 
 def _npz_batches(examples, total, batch_size, own, seed, start_step, training):

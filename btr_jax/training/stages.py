@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import itertools
 import pathlib
 from typing import Any
@@ -20,6 +21,7 @@ import jax
 
 from btr_jax import config as config_lib
 from btr_jax.data import vocabulary as vocabulary_lib
+from btr_jax.evaluation import multiple_choice
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader_files
 from btr_jax.training import checkpoints as checkpoints_lib
@@ -325,8 +327,20 @@ def _make_evaluate(
     return None
   shard_index, num_shards = partitioning.data_shard(mesh.devices)
   eval_fn = step_lib.make_eval_step(model, mesh)
-  predict_fn = step_lib.make_predict_step(model, mesh)
-  score = scoring.make_scorer(vocabulary)
+  task = data.evaluation('validation')
+  predict = None
+  if task is None:
+    score = scoring.make_scorer(vocabulary)
+  else:
+    metric, records = task
+    score = scoring.make_task_scorer(vocabulary, limits, metric, records)
+    if metric.letters:
+      predict = functools.partial(
+        multiple_choice.predict_letters,
+        model,
+        letters=multiple_choice.Letters.of(vocabulary),
+      )
+  predict_fn = step_lib.make_predict_step(model, mesh, predict)
 
   def evaluate(params):
     return loop_lib.evaluate_batches(

@@ -196,11 +196,21 @@ def make_eval_step(
 
 
 def make_predict_step(
-  model: Any, mesh: Mesh
+  model: Any,
+  mesh: Mesh,
+  predict: Callable[[Any, Mapping[str, jax.Array]], jax.Array] | None = None,
 ) -> Callable[[Any, Mapping[str, jax.Array]], jax.Array]:
-  """Jitted answers: `step(params, batch) -> int32 [batch, answer_length]`."""
+  """Jitted answers: `step(params, batch) -> int32 [batch, answer_length]`.
+
+  Args:
+    model: what answers, by its `predict_batch`.
+    mesh: the devices.
+    predict: (parameters, batch) to answers in its place, for tasks whose
+      answer is not what the decoder writes.
+  """
+  predict = predict or model.predict_batch
   jitted = jax.jit(
-    lambda params, batch: model.predict_batch(params, batch),
+    lambda params, batch: predict(params, batch),
     out_shardings=partitioning.replicated(mesh),
   )
 

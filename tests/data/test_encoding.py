@@ -122,3 +122,15 @@ def test_more_passages_than_fit_are_left_out(tiny_vocabulary):
 def test_batch_of_unequal_lists(tiny_vocabulary, tiny_limits):
   with pytest.raises(ValueError, match="'questions': 1, 'passages': 2"):
     encoding.make_batch(tiny_vocabulary, ['What?'], [[], []], tiny_limits)
+
+
+def test_many_long_questions_are_told_of_by_the_first(
+  tiny_vocabulary, monkeypatch, caplog
+):
+  monkeypatch.setattr(encoding, '_CUTS_TOLD', 2)
+  for number in range(4):
+    for _ in range(2):
+      encoding.question_ids(tiny_vocabulary, f'who {number} ' * 20, 40)
+  assert len(caplog.records) == 2
+  assert 'who 0' in caplog.text and 'who 1' in caplog.text
+  assert caplog.text.count('Further ones') == 1

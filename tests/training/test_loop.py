@@ -270,9 +270,10 @@ def test_evaluation_skips_padding(
     array[5:] = 0  # Three examples of padding.
   seen = []
 
-  def score(predicted, targets):
+  def score(predicted, targets, questions):
     seen.append((predicted.shape, targets.shape))
     np.testing.assert_array_equal(targets, batch['decoder_target_tokens'][:5])
+    np.testing.assert_array_equal(questions, batch['question_tokens'][:5])
     return {'em': 1.0}
 
   def evaluate(batches, **kwargs):

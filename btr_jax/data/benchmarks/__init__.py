@@ -1,0 +1,1 @@
+"""The public question sets: their formats, passages and preparation."""
