@@ -13,6 +13,7 @@ import rich.markup
 import rich.table
 
 from btr_jax import config as config_lib
+from btr_jax.data.folders import replacing
 from btr_jax.evaluation import storage
 from btr_jax.interop import checkpoint as checkpoint_lib
 from btr_jax.interop import folders, formats, names, reading, writing
@@ -222,7 +223,7 @@ def main(argv: Sequence[str]) -> int:
     f'[bold]{rich.markup.escape(str(source))}[/bold] ({checkpoint.family})'
   )
   _show(console, checkpoint)
-  with folders.replacing(destination) as aside:
+  with replacing(destination) as aside:
     writing.write(checkpoint, aside, family, arguments.max_shard_size)
     writing.verify(checkpoint, aside, family)
   console.print(
