@@ -62,7 +62,7 @@ def make_parser() -> common.Parser:
   add(
     '--corpus',
     default=corpora.FACTBOOK,
-    help='factbook, or a file of {"id", "title", "text"} lines (factbook)',
+    help='factbook, a folder or a file, as `btr ask` takes them (factbook)',
   )
   add(
     '--questions',

@@ -23,7 +23,11 @@ COMMANDS = {
   ),
   'prepare-corpus': (
     'btr_jax.tools.prepare_corpus',
-    'make passages, questions and retrieval of a built-in corpus',
+    'make passages of your own files, or the built-in corpus',
+  ),
+  'retrieve': (
+    'btr_jax.tools.retrieve',
+    'find passages for a file of questions, with recall',
   ),
   'export-cache': (
     'btr_jax.tools.export_cache',
@@ -35,7 +39,7 @@ COMMANDS = {
   ),
   'ask': (
     'btr_jax.tools.ask',
-    'answer a question from a corpus',
+    'answer a question from a corpus or a folder of documents',
   ),
   'evaluate': (
     'btr_jax.tools.evaluate',

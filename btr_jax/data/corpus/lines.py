@@ -91,7 +91,8 @@ def json_passages(
 
   A line is a passage {"id", "title", "text"}, with "section" as in Atlas's
   text-list and infobox files, or a page of KILT's knowledge source
-  {"wikipedia_id", "wikipedia_title", "text": [paragraphs]}. A passage without
+  {"wikipedia_id", "wikipedia_title", "text": [paragraphs]}, or a question with
+  the passages that were found for it, {"ctxs": [passages]}. A passage without
   "id" is named after file and line.
 
   Args:
@@ -115,24 +116,43 @@ def json_passages(
         'object with "id", "title" and "text"'
       )  # fmt: skip
       continue
-    if isinstance(value.get('text'), list):
+    if isinstance(value.get('ctxs'), list):
+      for rank, context in enumerate(value['ctxs']):
+        yield from _json_passage(
+          context,
+          f'{name}#{number}-{rank}',
+          f'{where}, ctxs[{rank}]',
+          words,
+          problems,
+        )
+    elif isinstance(value.get('text'), list):
       yield from _kilt_passages(value, where, words, problems)
-      continue
-    wrong = _wrong_keys(value)
-    if wrong:
-      problems.add('keys', where, wrong)
-      continue
-    identifier = value.get('id', value.get('_id', f'{name}#{number}'))
-    title = splitting.passage_title(
-      value.get('title') or '', value.get('section') or ''
-    )
-    yield from _passages(
-      str(identifier), title, value['text'], where, words, problems
-    )
+    else:
+      yield from _json_passage(
+        value, f'{name}#{number}', where, words, problems
+      )
 
 
-def _wrong_keys(value: dict[str, Any]) -> str | None:
-  """What keeps an object from being a passage."""
+def _json_passage(
+  value: Any, default_id: str, where: str, words: int, problems: Problems
+) -> Iterator[Found]:
+  wrong = _wrong_keys(value)
+  if wrong:
+    problems.add('keys', where, wrong)
+    return
+  identifier = value.get('id', value.get('_id', default_id))
+  title = splitting.passage_title(
+    value.get('title') or '', value.get('section') or ''
+  )
+  yield from _passages(
+    str(identifier), title, value['text'], where, words, problems
+  )
+
+
+def _wrong_keys(value: Any) -> str | None:
+  """What keeps a value from being a passage."""
+  if not isinstance(value, dict):
+    return f'found {value!r:.60}; expected an object'
   if 'text' not in value:
     return f'"text" is missing; found {sorted(value)[:8]}'
   for key in ('text', 'title', 'section'):

@@ -121,7 +121,9 @@ def settings_of(sources: Sequence[Source], options: Options) -> dict[str, Any]:
   return {
     'files': len(sources),
     'files_stamp': digest.hexdigest(),
-    **dataclasses.asdict(options),
+    'words': options.words,
+    'encoding': text_files.check_encoding(options.encoding),
+    'new_ids': options.new_ids,
   }
 
 
@@ -245,6 +247,11 @@ def prepare(
   report = store.read_report(folder)
   if report is not None and not force:
     if report['settings'] == settings:
+      if options.strict and report['problems']:
+        raise ValueError(
+          f'{report["first_problems"][0]} (So it was found when {folder} was '
+          'prepared without --strict.)'
+        )
       return report, False
     raise ValueError(
       f'{folder} holds a corpus of other files or options '
