@@ -29,6 +29,10 @@ COMMANDS = {
     'btr_jax.tools.retrieve',
     'find passages for a file of questions, with recall',
   ),
+  'benchmark-retrieval': (
+    'btr_jax.tools.benchmark_retrieval',
+    'build and ask indexes, beside bm25s and faiss used directly',
+  ),
   'export-cache': (
     'btr_jax.tools.export_cache',
     'plan, build or verify the cache of a corpus',
@@ -69,7 +73,7 @@ def usage() -> str:
     '',
     'commands:',
   ]
-  lines += [f'  {name:<16}{text}' for name, (_, text) in COMMANDS.items()]
+  lines += [f'  {name:<20} {text}' for name, (_, text) in COMMANDS.items()]
   lines += [
     '',
     'example:',
