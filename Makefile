@@ -49,6 +49,6 @@ $(DEMO_VENV)/.installed: setup.cfg pyproject.toml
 	$(call make_venv,$(DEMO_VENV),demo,.,about a minute)
 
 $(TEST_VENV)/.installed: setup.cfg pyproject.toml
-	$(call make_venv,$(TEST_VENV),test,.[train$(comma)test],about two minutes)
+	$(call make_venv,$(TEST_VENV),test,.[train$(comma)test$(comma)retrieval],about two minutes)
 
 comma := ,

@@ -17,8 +17,10 @@ def make_parser() -> common.Parser:
   parser = common.Parser(
     'ask',
     'Retrieves passages by BM25, reads the answer from their bits, and shows '
-    'the passages and the time of each part.',
-    'btr ask "What is the capital of Peru?"',
+    'the passages and the time of each part. A folder of documents is cut '
+    'into passages, indexed and encoded the first time, and again when its '
+    'files change.',
+    'btr ask --corpus my_folder/ "What is the capital of Peru?"',
   )
   parser.add_argument('question', nargs='+', help='one or more, in quotes')
   parser.add_argument(
@@ -33,7 +35,8 @@ def make_parser() -> common.Parser:
   parser.add_argument(
     '--corpus',
     default=corpora.FACTBOOK,
-    help='factbook, or a file of {"id", "title", "text"} lines (factbook)',
+    help='factbook; a folder of .txt, .md, .html, .tsv, .jsonl files, or one '
+    'such file; or what `btr prepare-corpus` wrote (factbook)',
   )
   parser.add_argument(
     '--cache', help='folder; one under $BTR_DATA_DIR/caches by default'
@@ -46,13 +49,22 @@ def make_parser() -> common.Parser:
   parser.add_argument(
     '--build',
     action='store_true',
-    help='prepare the corpus and build the cache if they are missing',
+    help='make what is missing of the corpus and its cache; for a folder of '
+    'documents that is done anyway',
   )
   return parser
 
 
-def show(answer: engine_lib.Answer, compile_seconds: float) -> None:
-  """Prints one answer for people."""
+def show(
+  answer: engine_lib.Answer, compile_seconds: float, sources: bool = False
+) -> None:
+  """Prints one answer for people.
+
+  Args:
+    answer: of the engine.
+    compile_seconds: spent before it.
+    sources: show the passages' ids, which name a user's own files.
+  """
   console = common.console()
   console.print()
   console.print(f'[bold]{rich.markup.escape(answer.question)}[/bold]')
@@ -62,11 +74,14 @@ def show(answer: engine_lib.Answer, compile_seconds: float) -> None:
     title='read from', show_header=False, title_justify='left', expand=True
   )
   passages.add_column(justify='right', width=2)
+  if sources:
+    passages.add_column('source', overflow='fold', ratio=1)
   passages.add_column('title', overflow='ellipsis', no_wrap=True, ratio=1)
   passages.add_column('text', overflow='ellipsis', no_wrap=True, ratio=2)
   for rank, passage in enumerate(answer.passages, start=1):
     passages.add_row(
       str(rank),
+      *([rich.markup.escape(passage.id)] if sources else []),
       rich.markup.escape(passage.title),
       rich.markup.escape(passage.text),
     )
@@ -96,7 +111,7 @@ def answer_record(
 
 
 def ask(
-  engine: engine_lib.Engine, questions: Sequence[str]
+  engine: engine_lib.Engine, questions: Sequence[str], sources: bool = False
 ) -> list[dict[str, object]]:
   """Asks one question after the other and shows the answers.
 
@@ -110,7 +125,7 @@ def ask(
     compiled = engine.compile_seconds - compiled
     if compiled:
       (answer,) = engine.answer([question])
-    show(answer, compiled)
+    show(answer, compiled, sources)
     found.append(answer_record(answer, compiled))
   return found
 
@@ -144,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
       path,
       reader,
       corpus,
-      build_missing=arguments.build,
+      build_missing=arguments.build or corpus.documents,
       command=caches.build_command(path, arguments),
     )
   elif arguments.cache:
@@ -160,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
     mode=system.mode,
     num_passages=arguments.passages,
   )
-  answers = ask(engine, arguments.question)
+  answers = ask(engine, arguments.question, sources=corpus.documents)
   common.print_json(
     {'command': 'ask', 'system': system.name, 'answers': answers}
   )

@@ -13,9 +13,18 @@ import rich.markup
 import rich.table
 
 from btr_jax import config as config_lib
+from btr_jax.data.folders import replacing
 from btr_jax.evaluation import storage
 from btr_jax.interop import checkpoint as checkpoint_lib
-from btr_jax.interop import folders, formats, names, reading, writing
+from btr_jax.interop import (
+  folders,
+  formats,
+  huggingface,
+  names,
+  reading,
+  retrievers,
+  writing,
+)
 from btr_jax.tools import common
 
 # First part of a parameter's name, or all of it -> how people call it.
@@ -57,6 +66,13 @@ def make_parser() -> common.Parser:
     choices=('keep', *checkpoint_lib.DTYPES),
     default='keep',
     help='of the tensors written (keep: those of the source)',
+  )
+  parser.add_argument(
+    '--part',
+    choices=('reader', 'retriever'),
+    default='reader',
+    help='retriever: the sentence encoder of Atlas or Contriever, as a folder '
+    'for `btr retrieve --encoder` (reader)',
   )
   parser.add_argument(
     '--force', action='store_true', help='replace a checkpoint that is there'
@@ -191,9 +207,57 @@ def _show(
     console.print(f'  left out: {number} tensors, {reason}')
 
 
+def _convert_retriever(arguments: argparse.Namespace) -> int:
+  """The retriever of a checkpoint to a folder of its own."""
+  source = pathlib.Path(arguments.source)
+  destination = pathlib.Path(arguments.destination)
+  folders.check_destination(
+    destination,
+    source,
+    arguments.force,
+    lambda path: (path / 'config.json').is_file() or (path / 'query').is_dir(),
+  )
+  beside = source if source.is_dir() else source.parent
+  config_path = arguments.config or beside / 'config.json'
+  values = (
+    huggingface.read_json(config_path)
+    if arguments.config or (source.is_dir() and config_path.is_file())
+    else {}
+  )
+  sides = retrievers.read(source)
+  config = retrievers.describe(next(iter(sides.values())), values, str(source))
+  with replacing(destination) as aside:
+    retrievers.write(aside, sides, config, arguments.vocabulary or beside)
+  parameters = sum(v.size for side in sides.values() for v in side.values())
+  table = rich.table.Table(title=f'{destination}', show_header=False)
+  for name, value in (
+    ('encoders', ', '.join(side or 'one for both' for side in sides)),
+    ('layers', f'{config["num_hidden_layers"]}'),
+    ('dimensions', f'{config["hidden_size"]}'),
+    ('heads', f'{config["num_attention_heads"]}'),
+    ('parameters', f'{parameters:,}'),
+  ):
+    table.add_row(name, value)
+  common.console().print(table)
+  common.print_json(
+    {
+      'command': 'convert',
+      'part': 'retriever',
+      'source': str(source),
+      'destination': str(destination),
+      'encoders': [side or 'both' for side in sides],
+      'parameters': parameters,
+      'config': config,
+    }
+  )
+  return common.EXIT_OK
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
   arguments = make_parser().parse_args(argv)
+  if arguments.part == 'retriever':
+    return _convert_retriever(arguments)
   source = pathlib.Path(arguments.source)
   destination = pathlib.Path(arguments.destination)
   family = arguments.destination_format
@@ -222,7 +286,7 @@ def main(argv: Sequence[str]) -> int:
     f'[bold]{rich.markup.escape(str(source))}[/bold] ({checkpoint.family})'
   )
   _show(console, checkpoint)
-  with folders.replacing(destination) as aside:
+  with replacing(destination) as aside:
     writing.write(checkpoint, aside, family, arguments.max_shard_size)
     writing.verify(checkpoint, aside, family)
   console.print(

@@ -11,52 +11,66 @@ import pathlib
 from typing import Any
 
 from btr_jax.data import records
-from btr_jax.data.benchmarks import corpora as benchmark_corpora
-from btr_jax.data.benchmarks import problems
+from btr_jax.data.corpus import lines, store, text_files
+from btr_jax.data.corpus import prepare as corpus_prepare
 from btr_jax.data.factbook import prepare
 from btr_jax.retrieval import bm25
 from btr_jax.tools import common
+from btr_jax.tools import progress as progress_lib
 
 FACTBOOK = 'factbook'
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """A corpus in memory.
+  """A corpus, in memory or mapped.
 
   Attributes:
     name: for folders and messages.
     passages: in the order that retriever and cache number them by.
     bm25_options: how it is indexed.
+    documents: whether it was made from a user's own files on the way, so that
+      the rest may be made without asking, too.
   """
 
   name: str
   passages: Sequence[records.Passage]
   bm25_options: tuple[tuple[str, Any], ...] = ()
+  documents: bool = False
 
   @functools.cached_property
   def fingerprint(self) -> str:
     """SHA-256 over ids, titles and texts, in order."""
+    if isinstance(self.passages, store.PassageFile):
+      return self.passages.fingerprint
     digest = hashlib.sha256()
     for passage in self.passages:
-      fields = [passage.id, passage.title, passage.text]
-      digest.update(json.dumps(fields).encode() + b'\n')
+      digest.update(store.fingerprint_line(passage))
     return digest.hexdigest()
+
+  def index_folder(self, made_from: Any) -> pathlib.Path:
+    """Where an index of this corpus is kept, under the data folder.
+
+    Args:
+      made_from: what else it depends on, as JSON can write it.
+    """
+    key = hashlib.sha256(
+      json.dumps([self.fingerprint, made_from], sort_keys=True).encode()
+    ).hexdigest()
+    return common.data_folder() / 'indexes' / f'{self.name}-{key[:12]}'
 
   @functools.cached_property
   def retriever(self) -> bm25.Bm25Retriever:
     """The index; kept in the data folder, and mapped the next time."""
     options = dict(self.bm25_options)
-    key = hashlib.sha256(
-      json.dumps([self.fingerprint, options], sort_keys=True).encode()
-    ).hexdigest()
-    folder = common.data_folder() / 'indexes' / f'{self.name}-{key[:12]}'
+    folder = self.index_folder(options)
     try:
-      return bm25.Bm25Retriever.load(folder)
+      return bm25.Bm25Retriever.load(folder, corpus=self.fingerprint)
     except (FileNotFoundError, ValueError):
       pass  # not there yet, or of another version
+    common.say(f'building the BM25 index {folder}')
     retriever = bm25.Bm25Retriever.build(self.passages, **options)
-    retriever.save(folder)
+    retriever.save(folder, corpus=self.fingerprint)
     return retriever
 
 
@@ -82,12 +96,78 @@ def _prepared_factbook(build: bool) -> prepare.FactbookFiles:
   )
 
 
+def show_problems(report: dict[str, Any], place: pathlib.Path) -> None:
+  """Tells on standard error what was left out, never more than a screen."""
+  problems = report['problems']
+  if problems:
+    counts = ', '.join(f'{kind}: {n:,}' for kind, n in problems.items())
+    common.say(f'warning: left out: {counts}')
+    for text in report['first_problems'][:5]:
+      common.say(f'  {text}')
+    total = sum(problems.values())
+    if total > 5:
+      common.say(f'  ... all {total:,} in {place / store.PROBLEMS_FILE}')
+  others = report['other_files']
+  if others:
+    counts = ', '.join(f'{n} x {suffix}' for suffix, n in others.items())
+    common.say(f'warning: files of other kinds were not read: {counts}')
+
+
+def prepare_files(
+  inputs: Sequence[str | pathlib.Path],
+  folder: pathlib.Path,
+  options: corpus_prepare.Options,
+  force: bool = False,
+) -> tuple[dict[str, Any], bool]:
+  """As `corpus.prepare.prepare`, with progress and problems on the screen."""
+  with progress_lib.Progress('reading, MB') as progress:
+    report, new = corpus_prepare.prepare(
+      inputs,
+      folder,
+      options,
+      force=force,
+      progress=lambda done, total: progress(
+        -(-done // 10**6), -(-total // 10**6)
+      ),
+    )
+  show_problems(report, folder)
+  return report, new
+
+
+def _prepared(folder: pathlib.Path, **options: Any) -> Corpus:
+  name = folder.name or folder.absolute().name
+  return Corpus(name, store.PassageFile(folder), **options)
+
+
+def _documents(path: pathlib.Path) -> Corpus:
+  """Files of a user's own, prepared under the data folder unless unchanged."""
+  place = str(path.resolve())
+  key = hashlib.sha256(place.encode()).hexdigest()[:8]
+  name = path.resolve().name.partition('.')[0] or 'root'
+  folder = common.data_folder() / 'corpora' / f'{name}-{key}'
+  options = corpus_prepare.Options()
+  sources, _ = corpus_prepare.find_sources([path])
+  report = store.read_report(folder)
+  wanted = corpus_prepare.settings_of(sources, options)
+  if report is None or report['settings'] != wanted:
+    changed = 'changed since it was prepared; ' if report else ''
+    common.say(f'{path}: {changed}preparing passages in {folder}')
+    prepare_files([path], folder, options, force=True)
+  elif report['problems']:
+    common.say(
+      f'warning: {sum(report["problems"].values()):,} things were left out of '
+      f'{path} when it was prepared: {folder / store.PROBLEMS_FILE}'
+    )
+  return _prepared(folder, documents=True)
+
+
 def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
   """Reads a corpus.
 
   Args:
-    given: `factbook`, or a file of {"id", "title", "text"} lines or of DPR's
-      rows.
+    given: `factbook`; a folder that `btr prepare-corpus` wrote; a folder of
+      documents, or a file that has to be prepared, which happens here; or a
+      plain file of {"id", "title", "text"} lines, which is read into memory.
     build: prepare the Factbook if it is not there.
 
   Raises:
@@ -99,23 +179,29 @@ def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
     options = tuple(sorted(prepare.BM25_OPTIONS.items()))
     return Corpus(FACTBOOK, records.read_passages(files.passages), options)
   path = pathlib.Path(given)
+  if path.is_dir() and store.read_report(path) is not None:
+    return _prepared(path)
+  if path.is_dir() or (path.is_file() and _needs_preparing(path)):
+    return _documents(path)
   if not path.is_file():
     raise common.UserError(
-      f'--corpus {given}: expected `{FACTBOOK}` or a file of JSON lines with '
-      '"id", "title" and "text"; there is no such file.'
+      f'--corpus {given}: expected `{FACTBOOK}`, a folder (of documents, or '
+      'written by `btr prepare-corpus`), or a file of JSON lines with "id", '
+      '"title" and "text"; there is no such file or folder.'
     )
-  passages = _read_passages(path)
+  passages = records.read_passages(path)
   if not passages:
     raise common.UserError(f'--corpus {given}: the file holds no passage.')
   return Corpus(path.stem, passages)
 
 
-def _read_passages(path: pathlib.Path) -> list[records.Passage]:
-  if path.suffix == '.jsonl':
-    return records.read_passages(path)
-  # What a corpus lacks would shift the numbers of all that follow.
-  found = problems.Problems(str(path), strict=True)
-  return list(benchmark_corpora.iterate_passages(path, found))
+def _needs_preparing(path: pathlib.Path) -> bool:
+  """Whether a file is of a kind that is not read as it stands."""
+  compressed = path.suffix.lower() in text_files.COMPRESSED
+  suffix = text_files.suffix_of(path)
+  return suffix in corpus_prepare.SUFFIXES and (
+    compressed or suffix not in lines.JSON_LINES
+  )
 
 
 def load_questions(

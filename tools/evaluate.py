@@ -70,7 +70,7 @@ def make_parser() -> common.Parser:
   add('--codec', help='of mode binary: calibrated, residual, sign or float')
   add(
     '--corpus',
-    help='factbook, or a file of {"id", "title", "text"} lines (factbook)',
+    help='factbook, a folder or a file, as `btr ask` takes them (factbook)',
   )
   add(
     '--questions',

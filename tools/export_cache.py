@@ -40,7 +40,7 @@ def make_parser() -> common.Parser:
   parser.add_argument(
     '--corpus',
     default=corpora.FACTBOOK,
-    help='factbook, or a file of {"id", "title", "text"} lines (factbook)',
+    help='factbook, a folder or a file, as `btr ask` takes them (factbook)',
   )
   parser.add_argument(
     '--cache', help='folder; one under $BTR_DATA_DIR/caches by default'

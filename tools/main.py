@@ -23,7 +23,15 @@ COMMANDS = {
   ),
   'prepare-corpus': (
     'btr_jax.tools.prepare_corpus',
-    'make passages, questions and retrieval of a built-in corpus',
+    'make passages of your own files, or the built-in corpus',
+  ),
+  'retrieve': (
+    'btr_jax.tools.retrieve',
+    'find passages for a file of questions, with recall',
+  ),
+  'benchmark-retrieval': (
+    'btr_jax.tools.benchmark_retrieval',
+    'build and ask indexes, beside bm25s and faiss used directly',
   ),
   'prepare-questions': (
     'btr_jax.tools.prepare_questions',
@@ -43,7 +51,7 @@ COMMANDS = {
   ),
   'ask': (
     'btr_jax.tools.ask',
-    'answer a question from a corpus',
+    'answer a question from a corpus or a folder of documents',
   ),
   'evaluate': (
     'btr_jax.tools.evaluate',
@@ -73,7 +81,7 @@ def usage() -> str:
     '',
     'commands:',
   ]
-  lines += [f'  {name:<19}{text}' for name, (_, text) in COMMANDS.items()]
+  lines += [f'  {name:<20} {text}' for name, (_, text) in COMMANDS.items()]
   lines += [
     '',
     'example:',

@@ -13,7 +13,16 @@ from typing import Any
 
 import jax
 
-_DISTRIBUTIONS = ('btr_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'tensorstore')
+_DISTRIBUTIONS = (
+  'btr_jax',
+  'jax',
+  'jaxlib',
+  'flax',
+  'numpy',
+  'tensorstore',
+  'bm25s',
+  'faiss-cpu',
+)
 _THREAD_VARIABLES = (
   'OMP_NUM_THREADS',
   'OPENBLAS_NUM_THREADS',

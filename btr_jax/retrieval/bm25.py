@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 import json
 import os
+import pathlib
 import re
-import shutil
-import tempfile
 
 import bm25s
 import numpy as np
 
-from btr_jax.data import records
+from btr_jax.data import folders, records
 from btr_jax.data import text as text_lib
 from btr_jax.retrieval import interface
 
@@ -30,9 +29,15 @@ STOP_WORDS = frozenset(
 
 def words(text: str) -> list[str]:
   """Splits text into lower-case words, less stop words and plural endings."""
-  folded = text_lib.fold_diacritics(text).lower()
-  folded = folded.replace("'s ", ' ').replace("'", '')
-  return [_singular(w) for w in _WORD.findall(folded) if w not in STOP_WORDS]
+  return [_singular(w) for w in _spelled(text) if w not in STOP_WORDS]
+
+
+def _spelled(text: str) -> list[str]:
+  """Lower-case words as they are spelled, without marks on letters."""
+  if not text.isascii():
+    text = text_lib.fold_diacritics(text)
+  folded = text.lower().replace("'s ", ' ').replace("'", '')
+  return _WORD.findall(folded)
 
 
 def _singular(word: str) -> str:
@@ -45,6 +50,32 @@ def _singular(word: str) -> str:
     if word[-2] not in 'us':
       return word[:-1]
   return word
+
+
+class _Numbering:
+  """Numbers words by their first appearance.
+
+  Every spelling is stemmed once: a corpus repeats its words thousands of
+  times.
+  """
+
+  def __init__(self) -> None:
+    self.vocabulary: dict[str, int] = {}
+    self._of_spelling: dict[str, int] = dict.fromkeys(STOP_WORDS, -1)
+
+  def numbers(self, text: str) -> list[int]:
+    """The numbers of the text's words, less stop words."""
+    known = self._of_spelling
+    found = []
+    for spelling in _spelled(text):
+      number = known.get(spelling)
+      if number is None:
+        word = _singular(spelling)
+        number = self.vocabulary.setdefault(word, len(self.vocabulary))
+        known[spelling] = number
+      if number >= 0:
+        found.append(number)
+    return found
 
 
 class Bm25Retriever:
@@ -78,16 +109,18 @@ class Bm25Retriever:
     Raises:
       ValueError: the corpus is empty or has no words at all.
     """
+    numbering = _Numbering()
     tokens = [
-      words(' '.join([p.title] * title_copies + [p.text])) for p in passages
+      numbering.numbers(' '.join([p.title] * title_copies + [p.text]))
+      for p in passages
     ]
-    if not any(tokens):
+    if not numbering.vocabulary:
       raise ValueError(
         f'Cannot index {len(tokens)} passages without a single word. Expected '
         'at least one passage with text.'
       )
     index = bm25s.BM25(k1=k1, b=b)
-    index.index(tokens, show_progress=False)
+    index.index((tokens, numbering.vocabulary), show_progress=False)
     return cls(index, len(tokens))
 
   def search(
@@ -121,35 +154,43 @@ class Bm25Retriever:
     order = np.lexsort((candidates, -scores[candidates]))[:k]
     return [interface.Hit(int(i), float(scores[i])) for i in candidates[order]]
 
-  def save(self, folder: str | os.PathLike) -> None:
-    """Writes the index; the folder appears whole or not at all."""
-    folder = os.fspath(folder)
-    parent = os.path.dirname(os.path.abspath(folder))
-    os.makedirs(parent, exist_ok=True)
-    aside = tempfile.mkdtemp(prefix='.bm25.', dir=parent)
-    try:
+  def save(self, folder: str | os.PathLike, corpus: str | None = None) -> None:
+    """Writes the index; the folder appears whole or not at all.
+
+    Args:
+      folder: where to; replaced if it is there.
+      corpus: fingerprint of the corpus, for `load` to compare.
+    """
+    with folders.replacing(pathlib.Path(folder)) as aside:
+      aside.mkdir()
       self._index.save(aside, show_progress=False)
       settings = {
         'format_version': FORMAT_VERSION,
         'num_passages': self.num_passages,
+        'corpus': corpus,
       }
-      records.write_json(os.path.join(aside, _SETTINGS_FILE), settings)
-      os.chmod(aside, 0o755)
-      if os.path.isdir(folder):
-        shutil.rmtree(folder)
-      os.replace(aside, folder)
-    finally:
-      shutil.rmtree(aside, ignore_errors=True)
+      records.write_json(aside / _SETTINGS_FILE, settings)
 
   @classmethod
   def load(
-    cls, folder: str | os.PathLike, *, mmap: bool = True
+    cls,
+    folder: str | os.PathLike,
+    *,
+    mmap: bool = True,
+    corpus: str | None = None,
   ) -> 'Bm25Retriever':
     """Reads what `save` wrote, by default mapped rather than loaded.
 
+    Args:
+      folder: of the index.
+      mmap: leave the index on disk and read what a question needs.
+      corpus: fingerprint that the index must have been saved with; None
+        compares nothing.
+
     Raises:
       FileNotFoundError: the folder holds no index.
-      ValueError: another version of the format wrote it.
+      ValueError: another version of the format wrote it, or it was built from
+        another corpus.
     """
     path = os.path.join(folder, _SETTINGS_FILE)
     if not os.path.exists(path):
@@ -163,6 +204,11 @@ class Bm25Retriever:
       raise ValueError(
         f'{path}: format version {settings.get("format_version")!r}, expected '
         f'{FORMAT_VERSION}. Build the index again.'
+      )
+    if corpus is not None and settings.get('corpus') != corpus:
+      raise ValueError(
+        f'{path}: the index is of corpus {settings.get("corpus")!r}, expected '
+        f'{corpus!r}. Hits would name other passages; build it again.'
       )
     index = bm25s.BM25.load(
       folder, mmap=mmap, load_corpus=False, show_progress=False

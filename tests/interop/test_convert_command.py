@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from btr_jax.interop import folders, formats
+from btr_jax.data.folders import replacing
+from btr_jax.interop import formats
 from btr_jax.interop.checkpoint import ConversionError
 from btr_jax.models import reader_files
 from btr_jax.tools import main as main_lib
@@ -104,7 +105,7 @@ def test_a_failing_rename_brings_the_old_one_back(tmp_path, monkeypatch):
     rename(old, new)
 
   monkeypatch.setattr('os.rename', failing)
-  with pytest.raises(OSError), folders.replacing(tmp_path / 'x') as aside:
+  with pytest.raises(OSError), replacing(tmp_path / 'x') as aside:
     aside.write_text('new')
   assert (tmp_path / 'x').read_text() == 'old'
   assert os.listdir(tmp_path) == ['x']

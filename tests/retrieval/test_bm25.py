@@ -107,3 +107,26 @@ def test_index_of_another_version(retriever, tmp_path):
   path.write_text(json.dumps(settings | {'format_version': 99}))
   with pytest.raises(ValueError, match='version 99, expected 1'):
     bm25.Bm25Retriever.load(tmp_path / 'index')
+
+
+def test_index_of_another_corpus(retriever, tmp_path):
+  retriever.save(tmp_path / 'index', corpus='aaa')
+  assert bm25.Bm25Retriever.load(tmp_path / 'index', corpus='aaa')
+  assert bm25.Bm25Retriever.load(tmp_path / 'index')
+  with pytest.raises(ValueError, match="of corpus 'aaa', expected 'bbb'"):
+    bm25.Bm25Retriever.load(tmp_path / 'index', corpus='bbb')
+
+
+def test_scores_are_those_of_bm25s_itself(retriever):
+  """The numbering of words is ours; the scores must not know."""
+  import bm25s
+
+  tokens = [bm25.words(f'{p.title} {p.text}') for p in PASSAGES]
+  theirs = bm25s.BM25(k1=0.9, b=0.4)
+  theirs.index(tokens, show_progress=False)
+  question = 'How long is the coastline of Chile, Santiago?'
+  (hits,) = retriever.search([question], 5)
+  wanted = theirs.get_scores(bm25.words(question))
+  assert {hit.passage: hit.score for hit in hits} == pytest.approx(
+    {i: score for i, score in enumerate(wanted) if score > 0}
+  )

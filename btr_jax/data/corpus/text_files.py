@@ -1,0 +1,185 @@
+"""Text files, plain or compressed, line by line, whatever their encoding.
+
+UTF-8 unless the caller says otherwise; a byte order mark is believed. What is
+not text in that encoding is named and left out, never guessed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+from collections.abc import Callable, Iterator
+import contextlib
+import gzip
+import io
+import lzma
+import os
+import pathlib
+from typing import IO
+import zlib
+
+from btr_jax.data.corpus.problems import Problems
+
+_OPENERS = {'.gz': gzip.open, '.xz': lzma.open, '.bz2': bz2.open}
+COMPRESSED = tuple(_OPENERS)
+_MARKS = (
+  (codecs.BOM_UTF8, 'utf-8-sig'),
+  (codecs.BOM_UTF32_LE, 'utf-32'),
+  (codecs.BOM_UTF32_BE, 'utf-32'),
+  (codecs.BOM_UTF16_LE, 'utf-16'),
+  (codecs.BOM_UTF16_BE, 'utf-16'),
+)
+_BLOCK = 1 << 20
+_LINES_PER_PROGRESS = 2000
+_DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+_ENCODING_ADVICE = (
+  'convert the file to UTF-8, or name its encoding by --encoding, such as '
+  'latin-1'
+)
+
+
+def suffix_of(path: str | os.PathLike) -> str:
+  """The suffix in lower case, that of the content for 'a.tsv.gz'."""
+  path = pathlib.Path(path)
+  suffix = path.suffix.lower()
+  if suffix in COMPRESSED:
+    return pathlib.Path(path.stem).suffix.lower()
+  return suffix
+
+
+@contextlib.contextmanager
+def open_binary(
+  path: str | os.PathLike,
+) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+  """Opens a plain, gzip, xz or bz2 file, by its name, for reading.
+
+  Yields:
+    (the content, a function that tells how many bytes of the file itself have
+    been read).
+  """
+  opener = _OPENERS.get(pathlib.Path(path).suffix.lower())
+  with open(path, 'rb') as file:
+    if opener is None:
+      yield file, file.tell
+    else:
+      with opener(file, 'rb') as content:
+        yield content, file.tell
+
+
+def check_encoding(encoding: str) -> str:
+  """The encoding's usual name.
+
+  Raises:
+    ValueError: Python knows none of that name.
+  """
+  try:
+    return codecs.lookup(encoding).name
+  except LookupError:
+    raise ValueError(
+      f'The encoding is {encoding!r}; expected a name such as utf-8, latin-1, '
+      'cp1252 or utf-16.'
+    ) from None
+
+
+def encoding_of(path: str | os.PathLike, encoding: str) -> str:
+  """The encoding that the file's byte order mark tells, else the given one."""
+  try:
+    with open_binary(path) as (file, _):
+      start = file.read(4)
+  except _DAMAGED:
+    return encoding  # whoever reads on will say so
+  for mark, name in _MARKS:
+    if start.startswith(mark):
+      return name
+  return encoding
+
+
+def problem_of(path: str | os.PathLike, encoding: str) -> str | None:
+  """Why a file cannot be read as text, from one pass over all of it.
+
+  Args:
+    path: the file.
+    encoding: as `encoding_of` gives it.
+
+  Returns:
+    None if it can be read.
+  """
+  decoder = codecs.getincrementaldecoder(encoding)()
+  position = 0
+  try:
+    with open_binary(path) as (file, _):
+      while block := file.read(_BLOCK):
+        text = decoder.decode(block)
+        if '\0' in text:
+          return (
+            f'holds NUL characters, so it is not {encoding} text; '
+            + _ENCODING_ADVICE
+          )
+        position += len(block)
+      decoder.decode(b'', final=True)
+  except UnicodeDecodeError as error:
+    return (
+      f'not {encoding} (byte 0x{error.object[error.start]:02x} near byte '
+      f'{position + error.start}); {_ENCODING_ADVICE}'
+    )
+  except _DAMAGED as error:
+    return f'damaged ({error}); copy or download it again'
+  return None
+
+
+def iterate_lines(
+  path: str | os.PathLike,
+  encoding: str,
+  problems: Problems,
+  progress: Callable[[int], None] = lambda position: None,
+) -> Iterator[tuple[int, str]]:
+  """Yields (line number from 1, line without its end).
+
+  A line that is not of the encoding is a problem and left out, and so is what
+  follows in a file of UTF-16 or UTF-32, where lines cannot be told apart.
+
+  Args:
+    path: the file, maybe compressed.
+    encoding: believed where the file has no byte order mark.
+    problems: takes what is wrong.
+    progress: told at times how many bytes of the file have been read.
+
+  Raises:
+    ValueError: the compressed file is damaged; `problems` is strict.
+  """
+  encoding = encoding_of(path, encoding)
+  number = 0
+  try:
+    with open_binary(path) as (file, tell):
+      if encoding.startswith(('utf-16', 'utf-32')):
+        lines: Iterator[bytes | str] = iter(
+          io.TextIOWrapper(file, encoding, newline='\n')
+        )
+      else:
+        lines = iter(file)
+      while True:
+        number += 1
+        if number % _LINES_PER_PROGRESS == 0:
+          progress(tell())
+        try:
+          line = next(lines, None)
+          if line is None:
+            return
+          if isinstance(line, bytes):
+            line = line.decode(encoding)
+        except UnicodeDecodeError as error:
+          problems.add(
+            'encoding',
+            f'{path}, line {number}',
+            f'not {encoding} ({error.reason} at byte {error.start}); '
+            + _ENCODING_ADVICE,
+          )
+          if encoding.startswith(('utf-16', 'utf-32')):
+            return
+          continue
+        yield number, line.rstrip('\r\n')
+  except _DAMAGED as error:
+    raise ValueError(
+      f'{path} is damaged at line {number} ({error}); copy or download it '
+      'again.'
+    ) from error
