@@ -2,23 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
+import time
+import traceback
 from typing import Any
 
 import jax
 import numpy as np
 
 from btr_jax import cache as cache_lib
-from btr_jax.cache import builder
+from btr_jax.cache import builder, places
 from btr_jax.data import encoding
 from btr_jax.models.reader_files import LoadedReader
 from btr_jax.tools import common, corpora
 from btr_jax.tools import progress as progress_lib
 
 BATCH_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What this process does of a build.
+
+  Attributes:
+    share: the shards that it writes.
+    together: the other shares run now, as processes of the same job.
+  """
+
+  share: cache_lib.Share = cache_lib.Share()
+  together: bool = False
+
+  def label(self, name: str) -> str:
+    """The name, and which of several processes it is."""
+    if self.share.is_whole:
+      return name
+    return f'{name} {self.share.index + 1}/{self.share.count}'
+
+  def check(
+    self,
+    path: str,
+    reader: LoadedReader,
+    corpus: corpora.Corpus,
+    batch_size: int,
+  ) -> None:
+    """Refuses processes that were told different things.
+
+    Raises:
+      ValueError: on all processes, unless they agree on model, corpus, place
+        and batch, and see the same folder there.
+    """
+    if not self.together:
+      return
+    from btr_jax.training import distributed
+
+    told = fingerprints(reader, corpus) | {'cache': path, 'batch': batch_size}
+    distributed.check_agreement('the build', told)
+    if not places.is_url(path):
+      folder = pathlib.Path(path)
+      # The mark stands beside the cache: in it, it would be a stranger.
+      folder.parent.mkdir(parents=True, exist_ok=True)
+      distributed.check_shared_folder(folder.parent, "--cache's parent")
+
+
+def split_process_flags(argv: Sequence[str]) -> tuple[Any, list[str]]:
+  """Takes the flags of several processes out of a command line."""
+  from btr_jax.training import distributed
+
+  return distributed.split_flags(argv)
+
+
+def run_together(processes: Any, run: Callable[[Job], int]) -> int:
+  """Joins the other processes, runs, and ends with them.
+
+  Args:
+    processes: of `split_process_flags`.
+    run: this process's part.
+
+  Returns:
+    The exit code of `run`; an error ends the process, so that the others
+    notice and end as well.
+  """
+  from btr_jax.training import distributed
+
+  try:
+    distributed.initialize(processes)
+  except distributed.DistributedError as error:
+    raise common.UserError(str(error)) from error
+  share = cache_lib.Share(jax.process_index(), jax.process_count())
+  try:
+    code = run(Job(share, together=True))
+  except Exception as error:
+    if not isinstance(error, common.USER_ERRORS):
+      traceback.print_exc()
+    common.say(f'process {share.index} of {share.count}:')
+    common.fail(error)
+    distributed.leave(1)
+  distributed.shutdown()
+  return code
 
 
 def fingerprints(
@@ -59,42 +144,90 @@ def passage_tokens(
 def encode_function(
   reader: LoadedReader,
 ) -> Callable[[np.ndarray], dict[str, jax.Array]]:
-  """The lower layers and the codec, compiled once per shape."""
-  params = jax.device_put(reader.params)
+  """The lower layers and the codec, compiled once per shape and device.
+
+  The devices of this process take turns, a batch each. A batch is computed
+  whole by one of them, so that its bits do not depend on their number.
+  """
   encode = jax.jit(reader.model.encode_passages)
-  return lambda tokens: encode(params, tokens)
-
-
-def plan(reader: LoadedReader, corpus: corpora.Corpus) -> cache_lib.CachePlan:
-  """The plan of the cache; tokenizes the corpus, runs nothing."""
-  return builder.make_plan(
-    passage_tokens(reader, corpus),
-    len(corpus.passages),
-    reader.model.codec_layout,
-    vocab_size=reader.vocabulary.vocab_size,
+  turns = itertools.cycle(
+    jax.device_put(reader.params, device) for device in jax.local_devices()
   )
+  return lambda tokens: encode(next(turns), tokens)
+
+
+def passages_per_second(
+  reader: LoadedReader, corpus: corpora.Corpus, batch_size: int
+) -> float:
+  """Speed of the first passages, padded to full length, on all devices."""
+  tokens = passage_tokens(reader, corpus)(
+    0, min(batch_size, len(corpus.passages))
+  )
+  encode = encode_function(reader)
+  devices = range(len(jax.local_devices()))
+  for timed in (False, True):  # the first round compiles
+    start = time.perf_counter()
+    jax.block_until_ready([encode(tokens) for _ in devices])
+    if timed:
+      seconds = time.perf_counter() - start
+  return len(tokens) * len(devices) / seconds
+
+
+def plan(
+  reader: LoadedReader,
+  corpus: corpora.Corpus,
+  passages_per_shard: int | None = None,
+) -> cache_lib.CachePlan:
+  """The plan of the cache; tokenizes the corpus, runs nothing."""
+  with progress_lib.Progress('tokenize') as progress:
+    return builder.make_plan(
+      passage_tokens(reader, corpus),
+      len(corpus.passages),
+      reader.model.codec_layout,
+      vocab_size=reader.vocabulary.vocab_size,
+      passages_per_shard=passages_per_shard,
+      progress=progress,
+    )
 
 
 def build(
-  path: pathlib.Path,
+  path: pathlib.Path | str,
   reader: LoadedReader,
   corpus: corpora.Corpus,
   *,
   batch_size: int = BATCH_SIZE,
+  step: Callable[..., cache_lib.Manifest] = builder.build,
+  label: str = 'cache',
+  **options: Any,
 ) -> cache_lib.Manifest:
-  """Builds the cache, or goes on with a build that was interrupted."""
-  label = f'cache {reader.model.codec_layout.kind}'
-  with progress_lib.Progress(label) as progress:
-    return builder.build(
+  """Builds the cache, or goes on with a build that was interrupted.
+
+  Args:
+    path: folder or URL of the cache.
+    reader: whose lower layers encode.
+    corpus: whose passages.
+    batch_size: passages per batch; the bits may depend on it.
+    step: builder.build, append or repair.
+    label: shown with the progress.
+    **options: of the step.
+
+  Returns:
+    The manifest.
+  """
+  layout = reader.model.codec_layout
+  with progress_lib.Progress(f'{label} {layout.kind}') as progress:
+    return step(
       path,
       passage_tokens(reader, corpus),
       len(corpus.passages),
       encode_function(reader),
-      reader.model.codec_layout,
+      layout,
       fingerprints(reader, corpus),
       vocab_size=reader.vocabulary.vocab_size,
       batch_size=batch_size,
+      batches_in_flight=2 * len(jax.local_devices()),
       progress=progress,
+      **options,
     )
 
 

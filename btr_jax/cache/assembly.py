@@ -17,7 +17,7 @@ import threading
 from btr_jax.cache import files, locks, places, shard_files
 from btr_jax.cache import manifest as manifests
 from btr_jax.cache.errors import CacheMismatchError, find_differences
-from btr_jax.cache.layout import ArrayLayout
+from btr_jax.cache.layout import ArrayLayout, CacheLayout
 from btr_jax.cache.ledger import Ledger
 from btr_jax.cache.plan import Share
 
@@ -41,6 +41,34 @@ def check_same(
   ]
   if differences:
     raise CacheMismatchError(place, differences, fix)
+
+
+def files_of_shard(
+  layout: CacheLayout, shard: int, rows: int
+) -> dict[str, ArrayLayout]:
+  """The files of a shard of so many tokens: name -> array."""
+  return {
+    array.file_name(shard): array
+    for array in layout.arrays
+    if layout.rows_of(array, shard, rows)
+  }
+
+
+def measure_shard(
+  place: places.Place, layout: CacheLayout, shard: manifests.ShardEntry
+) -> Mapping[str, manifests.FileEntry] | None:
+  """What the shard's files are on disk; None if one is not as planned."""
+  entries = {}
+  for name, array in files_of_shard(layout, shard.index, shard.rows).items():
+    planned = layout.rows_of(array, shard.index, shard.rows)
+    try:
+      entry = manifests.FileEntry(*place.measure(name))
+    except OSError:
+      return None
+    if entry.bytes != array.file_bytes(planned):
+      return None
+    entries[array.name] = entry
+  return entries
 
 
 class Assembly:
@@ -97,6 +125,11 @@ class Assembly:
     return self._ledger
 
   @property
+  def is_complete(self) -> bool:
+    """Whether the cache was complete and nothing has been touched since."""
+    return self._complete
+
+  @property
   def own_shards(self) -> range:
     return self._share.shards(self.layout.num_shards)
 
@@ -107,14 +140,6 @@ class Assembly:
   def explained(self, what: str) -> AbstractContextManager[None]:
     """`files.explained_write` that names the cache."""
     return files.explained_write(f'{what} of the cache {self.place}')
-
-  def expected_files(self, shard: int, rows: int) -> dict[str, ArrayLayout]:
-    """The files of a shard of so many tokens: name -> array."""
-    return {
-      array.file_name(shard): array
-      for array in self.layout.arrays
-      if self.layout.rows_of(array, shard, rows)
-    }
 
   def missing_shards(self, rows: Mapping[int, int] | None = None) -> list[int]:
     """Shards of this writer that must (again) be written.
@@ -129,7 +154,7 @@ class Assembly:
       entry = self.entries.get(shard)
       if entry is None or (rows is not None and entry.rows != rows[shard]):
         return False
-      return self.measure(shard, entry.rows) == entry.files
+      return measure_shard(self.place, self.layout, entry) == entry.files
 
     # Hashing lets go of Python's lock.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
@@ -147,22 +172,6 @@ class Assembly:
         f'{missing[:5]}. Run `btr export-cache repair`, which takes all shards.'
       )
     return missing
-
-  def measure(
-    self, shard: int, rows: int
-  ) -> Mapping[str, manifests.FileEntry] | None:
-    """What the shard's files are on disk; None if one is not as planned."""
-    entries = {}
-    for name, array in self.expected_files(shard, rows).items():
-      planned = array.file_bytes(self.layout.rows_of(array, shard, rows))
-      try:
-        entry = manifests.FileEntry(*self.place.measure(name))
-      except OSError:
-        return None
-      if entry.bytes != planned:
-        return None
-      entries[array.name] = entry
-    return entries
 
   def strike(self, shard: int) -> None:
     """Takes a shard out of the ledger, before its files are touched."""
@@ -214,7 +223,7 @@ class Assembly:
     """Shards of other writers must still be there; ours were just looked at."""
     for index in set(self.entries) - set(self.own_shards):
       entry = self.entries[index]
-      for name, array in self.expected_files(index, entry.rows).items():
+      for name, array in files_of_shard(self.layout, index, entry.rows).items():
         if self.place.size(name) != entry.files[array.name].bytes:
           raise ValueError(
             f'Shard {index} of {self.place} was written, but {name} is no '

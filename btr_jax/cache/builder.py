@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import concurrent.futures
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ Progress = Callable[[int, int], None]
 
 _MOST_WRITES_IN_FLIGHT = 4
 _BYTES_IN_FLIGHT = 2**30
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def make_plan(
@@ -76,7 +78,7 @@ def build(
   passages_per_shard: int | None = None,
   progress: Progress | None = None,
   share: Share = Share(),  # noqa: B008 (frozen)
-  meet: Callable[[str], None] | None = None,
+  together: bool = False,
 ) -> Manifest:
   """Builds a cache, or finishes (or mends) one of the same plan.
 
@@ -102,10 +104,10 @@ def build(
     passages_per_shard: None chooses by the size of the corpus.
     progress: called with (passages done, passages of the share).
     share: the shards to write, where several processes write one cache.
-    meet: waits for the other processes of the same run, which call it with the
-      same names. With it share 0 begins and ends the cache; without it the
-      shares know nothing of one another, and the one that finds all shards
-      written ends the build.
+    together: the other shares are processes of the same job, which ends when
+      one of them dies: share 0 begins and ends the cache, the others wait for
+      it. Otherwise the shares know nothing of one another, and the one that
+      finds all shards written ends the build.
 
   Returns:
     The manifest; status `building` while other shares are missing.
@@ -115,21 +117,20 @@ def build(
       changed between the two passes.
     CacheMismatchError, CacheLockedError, CacheWriteError: as CacheWriter.
   """
-  leads = meet is None or share.index == 0
-  if meet and not leads:
-    meet('the cache is begun')
   place = places.open_place(path)
+  leads = not together or share.index == 0
+  if not leads:
+    _wait(lambda: _is_begun(place, num_passages, fingerprints))
   scan = _kept_scan(place, num_passages, fingerprints) or scans.scan(
     passage_tokens_of, num_passages
   )
   cache_plan = _plan_of(scan, codec_layout, vocab_size, passages_per_shard)
   fingerprints = {'corpus': scan.sha256} | dict(fingerprints)
   with CacheWriter(place, cache_plan, fingerprints, share) as writer:
+    assembly = writer.assembly
     missing = writer.missing_shards()
-    if missing:
-      _keep_scan(writer.assembly.ledger, scan, fingerprints)
-    if meet and leads:
-      meet('the cache is begun')
+    if leads and not assembly.is_complete:
+      _keep_scan(assembly.ledger, scan, fingerprints)
     _write_missing(
       writer,
       missing,
@@ -141,12 +142,12 @@ def build(
       batches_in_flight,
       progress,
     )
-    if meet:
-      meet('all shards are written')
-    if leads and (meet or not writer.assembly.unwritten()):
+    if together and leads:
+      _wait(lambda: not assembly.unwritten())
+    if leads and not assembly.unwritten():
       writer.finish()
-    if meet:
-      meet('the cache is finished')
+    if not leads:
+      _wait(lambda: _is_complete(place))
     return manifests.read_manifest(place)
 
 
@@ -248,8 +249,9 @@ def repair(
     CacheMismatchError: it is a cache of something else.
   """
   place = places.open_place(path)
+  found = repairing.passages_per_shard(place)
+  per_shard = passages_per_shard or found
   scan = scans.scan(passage_tokens_of, num_passages)
-  per_shard = passages_per_shard or repairing.passages_per_shard(place)
   layout = _plan_of(scan, codec_layout, vocab_size, per_shard).layout
   whole = {'corpus': scan.sha256} | dict(fingerprints)
   repairing.begin(place, Manifest(layout, whole))
@@ -264,6 +266,31 @@ def repair(
     passages_per_shard=per_shard,
     **options,
   )
+
+
+def _wait(until: Callable[[], bool]) -> None:
+  """Looks again and again: the processes may be hours apart."""
+  while not until():
+    time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _is_begun(
+  place: places.Place, num_passages: int, fingerprints: Mapping[str, str]
+) -> bool:
+  """Whether share 0 has begun the cache, and told the lengths if it does."""
+  try:
+    if manifests.read_manifest(place).status == manifests.COMPLETE:
+      return True
+  except FileNotFoundError:
+    return False
+  return (
+    'corpus' not in fingerprints
+    or _kept_scan(place, num_passages, fingerprints) is not None
+  )
+
+
+def _is_complete(place: places.Place) -> bool:
+  return manifests.read_manifest(place).status == manifests.COMPLETE
 
 
 def _write_missing(

@@ -184,14 +184,14 @@ class StoreLock:
     url = store.url
     found = store.read(self._name).result()
     if found.state == 'value' and not self._is_stale(found.value, is_alive):
-      raise _refusal(url, self._name, found.value, self._fix())
+      raise _refusal(url, self._name, found.value, self._fix(self._name))
     # Only if nobody came in between, whether it was absent or stale.
     written = store.write(
       self._name, _own_mark(), if_equal=found.stamp.generation
     ).result()
     if not written.generation:
       mark = store.read(self._name).result().value
-      raise _refusal(url, self._name, mark, self._fix())
+      raise _refusal(url, self._name, mark, self._fix(self._name))
     self._held = True
     for key in store.list().result():
       name = key.decode()
@@ -203,12 +203,13 @@ class StoreLock:
         mark = store.read(name).result().value
         if not self._is_stale(mark, is_alive):
           self.release()
-          raise _refusal(url, name, mark, self._fix())
+          raise _refusal(url, name, mark, self._fix(name))
 
-  def _fix(self) -> str:
+  @staticmethod
+  def _fix(name: str) -> str:
     return (
       'Wait for it to end. If that process is gone, its lock stayed: remove '
-      f'the object {self._name}, then start again.'
+      f'the object {name}, then start again.'
     )
 
   @staticmethod

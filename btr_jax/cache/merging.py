@@ -14,7 +14,7 @@ import numpy as np
 
 from btr_jax.cache import manifest as manifests
 from btr_jax.cache import places
-from btr_jax.cache.assembly import Assembly, check_same
+from btr_jax.cache.assembly import Assembly, check_same, files_of_shard
 from btr_jax.cache.errors import CacheCorruptError
 from btr_jax.cache.layout import CacheLayout
 from btr_jax.cache.ledger import Ledger
@@ -131,7 +131,7 @@ def merge(
 def _copy_shard(
   part: places.Place, assembly: Assembly, entry: ShardEntry
 ) -> None:
-  names = assembly.expected_files(entry.index, entry.rows)
+  names = files_of_shard(assembly.layout, entry.index, entry.rows)
   first, last = assembly.layout.passage_range(entry.index)
   what = f'shard {entry.index} (passages {first} to {last - 1})'
   with assembly.explained(what):

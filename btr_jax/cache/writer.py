@@ -15,7 +15,11 @@ import numpy as np
 
 from btr_jax.cache import manifest as manifests
 from btr_jax.cache import places, shard_files
-from btr_jax.cache.assembly import Assembly, present_bytes
+from btr_jax.cache.assembly import (
+  Assembly,
+  files_of_shard,
+  present_bytes,
+)
 from btr_jax.cache.packing import narrow_token_ids
 from btr_jax.cache.plan import CachePlan, Share
 
@@ -109,7 +113,7 @@ class CacheWriter:
     with self.assembly.explained(f'shard {index} of {self.plan.num_shards}'):
       self.assembly.strike(index)
       entries = {}
-      for name, array in self.assembly.expected_files(index, rows).items():
+      for name, array in files_of_shard(self.plan.layout, index, rows).items():
         pieces = shard_files.file_pieces(array, content[array.name])
         self.place.write(name, pieces, self.share.tag)
         entries[array.name] = manifests.FileEntry.of_pieces(pieces)

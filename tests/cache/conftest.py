@@ -109,6 +109,16 @@ def tree():
   return tree_of
 
 
+@pytest.fixture(scope='session')
+def never():
+  """An encode function for a build that has nothing to encode."""
+
+  def encode(tokens):
+    raise AssertionError('nothing was to be encoded')
+
+  return encode
+
+
 @pytest.fixture
 def cache(tmp_path, corpus) -> pathlib.Path:
   """A cache of the corpus that the test may damage."""

@@ -1,4 +1,4 @@
-"""Kills builders of caches at many instants; each must resume to the same bytes.
+"""Kills builders of caches at many instants; all must resume to the same bytes.
 
 A program, not a test (the tests run it for a few instants):
 
