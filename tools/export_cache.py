@@ -12,7 +12,15 @@ from btr_jax.cache import builder, copying, merging, places, verify
 from btr_jax.cache import manifest as manifests
 from btr_jax.evaluation import storage
 from btr_jax.models import reader_files
-from btr_jax.tools import cache_plans, caches, common, corpora, systems
+from btr_jax.tools import (
+  cache_jobs,
+  cache_plans,
+  cache_scales,
+  caches,
+  common,
+  corpora,
+  systems,
+)
 from btr_jax.tools import progress as progress_lib
 
 ACTIONS = ('plan', 'build', 'verify', 'repair', 'append', 'merge', 'export')
@@ -81,7 +89,7 @@ def make_parser() -> common.Parser:
     action='store_true',
     help='prepare the Factbook if it is not there',
   )
-  cache_plans.add_arguments(parser)
+  cache_scales.add_arguments(parser)
   return parser
 
 
@@ -169,7 +177,7 @@ def _build(
   reader: reader_files.LoadedReader,
   corpus: corpora.Corpus,
   arguments: Any,
-  job: caches.Job,
+  job: cache_jobs.Job,
 ) -> dict[str, Any]:
   """build, append and repair: what runs the model."""
   options: dict[str, Any] = {'step': builder.build}
@@ -254,7 +262,7 @@ def _check(arguments: Any) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
-  processes, rest = caches.split_process_flags(argv)
+  processes, rest = cache_jobs.split_process_flags(argv)
   arguments = make_parser().parse_args(rest)
   _check(arguments)
   if processes is not None:
@@ -263,20 +271,20 @@ def main(argv: Sequence[str]) -> int:
         'several processes (--multiprocess, --process_count, ...) are for '
         'build alone, without --shards or --dry-run.'
       )
-    return caches.run_together(processes, lambda job: _run(arguments, job))
+    return cache_jobs.run_together(processes, lambda job: _run(arguments, job))
   share = (
     cache_lib.Share.parse(arguments.shards)
     if arguments.shards
     else cache_lib.Share()
   )
-  return _run(arguments, caches.Job(share))
+  return _run(arguments, cache_jobs.Job(share))
 
 
-def _run(arguments: Any, job: caches.Job) -> int:
+def _run(arguments: Any, job: cache_jobs.Job) -> int:
   """One process's part of the command."""
   action, path, code = arguments.action, arguments.cache, common.EXIT_OK
   if action == 'plan' and arguments.passages:
-    record = cache_plans.show_scale(arguments)
+    record = cache_scales.show_scale(arguments)
   elif action == 'merge':
     record = _merge(path, arguments)
   elif action == 'export':

@@ -7,15 +7,12 @@ the bytes of an uninterrupted one by one process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-import concurrent.futures
+from collections.abc import Callable, Mapping
 import pathlib
 import time
 from typing import Any
 
-import numpy as np
-
-from btr_jax.cache import appending, places, repairing
+from btr_jax.cache import appending, places, repairing, shard_pipeline
 from btr_jax.cache import manifest as manifests
 from btr_jax.cache import scan as scans
 from btr_jax.cache.ledger import Ledger
@@ -25,15 +22,11 @@ from btr_jax.cache.scan import PassageTokens
 from btr_jax.cache.shard_encoder import (
   CodecLayout,
   EncodeFunction,
-  ShardEncoder,
-  length_buckets,
 )
 from btr_jax.cache.writer import CacheWriter
 
 Progress = Callable[[int, int], None]
 
-_MOST_WRITES_IN_FLIGHT = 4
-_BYTES_IN_FLIGHT = 2**30
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -131,7 +124,7 @@ def build(
     missing = writer.missing_shards()
     if leads and not assembly.is_complete:
       _keep_scan(assembly.ledger, scan, fingerprints)
-    _write_missing(
+    shard_pipeline.write_shards(
       writer,
       missing,
       passage_tokens_of,
@@ -291,84 +284,6 @@ def _is_begun(
 
 def _is_complete(place: places.Place) -> bool:
   return manifests.read_manifest(place).status == manifests.COMPLETE
-
-
-def _write_missing(
-  writer: CacheWriter,
-  missing: list[int],
-  passage_tokens_of: PassageTokens,
-  encode_fn: EncodeFunction,
-  codec_layout: CodecLayout,
-  passage_length: int,
-  batch_size: int,
-  batches_in_flight: int,
-  progress: Progress | None,
-) -> None:
-  """Encodes and writes shards; reading, encoding and writing overlap."""
-  if batch_size < 1:
-    raise ValueError(f'batch_size is {batch_size}; expected at least 1.')
-  cache_plan = writer.plan
-  count = lambda shards: sum(  # noqa: E731
-    len(cache_plan.shard_lengths(shard)) for shard in shards
-  )
-  total = count(writer.share.shards(cache_plan.num_shards))
-  done = total - count(missing)
-  if progress:
-    progress(done, total)
-  largest = max(map(cache_plan.shard_bytes, missing), default=1)
-  in_flight = max(1, min(_MOST_WRITES_IN_FLIGHT, _BYTES_IN_FLIGHT // largest))
-  buckets = length_buckets(passage_length)
-  # Leaving the block waits for the writes in flight, so the lock outlives
-  # them.
-  with concurrent.futures.ThreadPoolExecutor(in_flight, 'cache-write') as pool:
-    writes: list[concurrent.futures.Future[None]] = []
-    for shard, tokens in _read_ahead(
-      missing, cache_plan, passage_tokens_of, passage_length
-    ):
-      encoder = ShardEncoder(
-        tokens, cache_plan.shard_lengths(shard), codec_layout, encode_fn
-      )
-      for encoded in encoder.run(batch_size, buckets, batches_in_flight):
-        done += encoded
-        if progress:
-          progress(done, total)
-      while len(writes) >= in_flight:
-        writes.pop(0).result()
-      writes.append(pool.submit(writer.write_shard, shard, *encoder.rows()))
-    for write in writes:
-      write.result()
-
-
-def _read_ahead(
-  shards: Iterable[int],
-  cache_plan: CachePlan,
-  passage_tokens_of: PassageTokens,
-  passage_length: int,
-) -> Iterator[tuple[int, np.ndarray]]:
-  """Shards and their tokens; those of the next are read meanwhile."""
-
-  def read(shard: int) -> np.ndarray:
-    start, stop = cache_plan.layout.passage_range(shard)
-    tokens = scans.checked_tokens(
-      passage_tokens_of, start, stop, passage_length
-    )
-    lengths = scans.lengths_of(tokens, start)
-    if not np.array_equal(lengths, cache_plan.shard_lengths(shard)):
-      raise ValueError(
-        f'Passages {start} to {stop - 1} have other lengths than in the '
-        'first pass: the corpus changed while it was read. Build again from '
-        'one that stays as it is.'
-      )
-    return tokens
-
-  with concurrent.futures.ThreadPoolExecutor(1, 'cache-read') as pool:
-    ahead: tuple[int, concurrent.futures.Future[np.ndarray]] | None = None
-    for shard in shards:
-      current, ahead = ahead, (shard, pool.submit(read, shard))
-      if current is not None:
-        yield current[0], current[1].result()
-    if ahead is not None:
-      yield ahead[0], ahead[1].result()
 
 
 def _plan_of(
