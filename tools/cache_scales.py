@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
+import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -61,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--tokenize-rate',
     type=_number,
-    help='passages per second that process 0 tokenizes before the first is '
+    help='passages per second that a host tokenizes: process 0 all of them '
+    'before the first is encoded, then every host its own while they are '
     'encoded; not counted by default',
   )
   group.add_argument(
@@ -70,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=600.0,
     help='until a host that died is replaced (600)',
   )
+  group.add_argument('--output', help='JSON file, a list, to add the record to')
 
 
 def _model(arguments: Any) -> model_lib.BtrModel:
@@ -138,11 +143,11 @@ def show_scale(arguments: Any) -> dict[str, Any]:
     lengths_sha256='',
   )
   passages, sizes = scale.shard_sizes(shape, tokens)
-  host = scale.Host(rate * arguments.devices_per_host, arguments.write_rate)
-  hosts = [host] * arguments.hosts
-  start = 0.0
+  start, pace = 0.0, rate * arguments.devices_per_host
   if arguments.tokenize_rate:
     start = arguments.passages / arguments.tokenize_rate
+    pace = min(pace, arguments.tokenize_rate)
+  hosts = [scale.Host(pace, arguments.write_rate)] * arguments.hosts
   whole = scale.simulate(passages, sizes, hosts, start=start)
   deaths = {
     name: scale.simulate(
@@ -167,6 +172,7 @@ def show_scale(arguments: Any) -> dict[str, Any]:
     ('bytes per token', f'{size / shape.num_tokens:.2f}'),
     ('operations per passage', f'{flops / 1e9:.3g} GFLOP'),
     ('passages/s of a device', f'{rate:,.0f} ({basis})'),
+    ('passages/s of a host', f'{pace:,.0f}'),
     ('machines', f'{arguments.hosts} x {arguments.devices_per_host} devices'),
     ('time', progress_lib.duration(whole.seconds)),
     ('device-hours', f'{hours * devices:,.2f}'),
@@ -182,7 +188,7 @@ def show_scale(arguments: Any) -> dict[str, Any]:
       )
     )
   common.console().print(cache_plans.pairs_table('plan, simulated', rows))
-  return {
+  record = {
     'passages': arguments.passages,
     'tokens_per_passage': tokens,
     'codec': codec.kind,
@@ -193,6 +199,7 @@ def show_scale(arguments: Any) -> dict[str, Any]:
     'flops_per_passage': flops,
     'rate': rate,
     'rate_basis': basis,
+    'host_rate': pace,
     'hosts': arguments.hosts,
     'devices_per_host': arguments.devices_per_host,
     'write_rate': arguments.write_rate,
@@ -206,3 +213,14 @@ def show_scale(arguments: Any) -> dict[str, Any]:
       name: dataclasses.asdict(outcome) for name, outcome in deaths.items()
     },
   }
+  if arguments.output:
+    _add_to(pathlib.Path(arguments.output), record)
+  return record
+
+
+def _add_to(path: pathlib.Path, record: dict[str, Any]) -> None:
+  records = json.loads(path.read_text()) if path.exists() else []
+  command = ' '.join(['btr', *sys.argv[1:]])
+  records.append({'command': command} | record)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(records, indent=1) + '\n')

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 from typing import Any
 
-from btr_jax.data import records
+from btr_jax.data import passage_file, records
 from btr_jax.data.factbook import prepare
 from btr_jax.retrieval import bm25
 from btr_jax.tools import common
@@ -40,7 +41,7 @@ class Corpus:
   def fingerprint_of(self, count: int) -> str:
     """The fingerprint of the first `count` passages."""
     digest = hashlib.sha256()
-    for passage in self.passages[:count]:
+    for passage in itertools.islice(self.passages, count):
       fields = [passage.id, passage.title, passage.text]
       digest.update(json.dumps(fields).encode() + b'\n')
     return digest.hexdigest()
@@ -84,12 +85,16 @@ def _prepared_factbook(build: bool) -> prepare.FactbookFiles:
   )
 
 
-def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
+def load_corpus(
+  given: str = FACTBOOK, *, build: bool = False, on_disk: bool = False
+) -> Corpus:
   """Reads a corpus.
 
   Args:
     given: `factbook`, or a file of {"id", "title", "text"} lines.
     build: prepare the Factbook if it is not there.
+    on_disk: leave the passages of a file where they are, for corpora that do
+      not fit in memory; wrong lines are then found when they are read.
 
   Raises:
     UserError: it is not there; says what to do.
@@ -105,8 +110,10 @@ def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
       f'--corpus {given}: expected `{FACTBOOK}` or a file of JSON lines with '
       '"id", "title" and "text"; there is no such file.'
     )
-  passages = records.read_passages(path)
-  if not passages:
+  passages: Sequence[records.Passage] = (
+    passage_file.PassageFile(path) if on_disk else records.read_passages(path)
+  )
+  if not len(passages):
     raise common.UserError(f'--corpus {given}: the file holds no passage.')
   return Corpus(path.stem, passages)
 

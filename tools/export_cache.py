@@ -295,7 +295,9 @@ def _run(arguments: Any, job: cache_jobs.Job) -> int:
     reader_path = systems.reader_path(arguments.reader)
     (system,) = systems.systems_of(reader_path, 'binary', arguments.codec)
     reader = systems.load(reader_path, system)
-    corpus = corpora.load_corpus(arguments.corpus, build=arguments.build)
+    corpus = corpora.load_corpus(
+      arguments.corpus, build=arguments.build, on_disk=True
+    )
     path = path or str(caches.default_path(reader, corpus))
     if action == 'verify':
       record, code = _verify(path)

@@ -111,37 +111,25 @@ def build(
     CacheMismatchError, CacheLockedError, CacheWriteError: as CacheWriter.
   """
   place = places.open_place(path)
-  leads = not together or share.index == 0
-  if not leads:
+  if together and share.index > 0:
     _wait(lambda: _is_begun(place, num_passages, fingerprints))
   scan = _kept_scan(place, num_passages, fingerprints) or scans.scan(
     passage_tokens_of, num_passages
   )
-  cache_plan = _plan_of(scan, codec_layout, vocab_size, passages_per_shard)
-  fingerprints = {'corpus': scan.sha256} | dict(fingerprints)
-  with CacheWriter(place, cache_plan, fingerprints, share) as writer:
-    assembly = writer.assembly
-    missing = writer.missing_shards()
-    if leads and not assembly.is_complete:
-      _keep_scan(assembly.ledger, scan, fingerprints)
-    shard_pipeline.write_shards(
-      writer,
-      missing,
-      passage_tokens_of,
-      encode_fn,
-      codec_layout,
-      scan.passage_length,
-      batch_size,
-      batches_in_flight,
-      progress,
-    )
-    if together and leads:
-      _wait(lambda: not assembly.unwritten())
-    if leads and not assembly.unwritten():
-      writer.finish()
-    if not leads:
-      _wait(lambda: _is_complete(place))
-    return manifests.read_manifest(place)
+  return _run(
+    place,
+    scan,
+    _plan_of(scan, codec_layout, vocab_size, passages_per_shard),
+    {'corpus': scan.sha256} | dict(fingerprints),
+    share,
+    together,
+    progress,
+    passage_tokens_of=passage_tokens_of,
+    encode_fn=encode_fn,
+    codec_layout=codec_layout,
+    batch_size=batch_size,
+    batches_in_flight=batches_in_flight,
+  )
 
 
 def append(
@@ -154,7 +142,9 @@ def append(
   *,
   vocab_size: int,
   corpus_fingerprint_of: Callable[[int], str] | None = None,
-  **options: Any,
+  batch_size: int = 32,
+  batches_in_flight: int = 2,
+  progress: Progress | None = None,
 ) -> Manifest:
   """Extends a cache to a corpus that begins with the one it was built from.
 
@@ -173,7 +163,9 @@ def append(
     vocab_size: as in `build`.
     corpus_fingerprint_of: fingerprint of the first n passages; needed where
       `fingerprints` names a corpus.
-    **options: as in `build`.
+    batch_size: as in `build`.
+    batches_in_flight: as in `build`.
+    progress: as in `build`.
 
   Raises:
     ValueError: the corpus is shorter than the cache.
@@ -196,16 +188,19 @@ def append(
     )
   whole = {'corpus': scan.sha256} | dict(fingerprints)
   appending.begin(place, cache_plan, whole, corpus_fingerprint_of)
-  return build(
+  return _run(
     place,
-    passage_tokens_of,
-    num_passages,
-    encode_fn,
-    codec_layout,
+    scan,
+    cache_plan,
     whole,
-    vocab_size=vocab_size,
-    passages_per_shard=per_shard,
-    **options,
+    Share(),
+    False,
+    progress,
+    passage_tokens_of=passage_tokens_of,
+    encode_fn=encode_fn,
+    codec_layout=codec_layout,
+    batch_size=batch_size,
+    batches_in_flight=batches_in_flight,
   )
 
 
@@ -219,7 +214,9 @@ def repair(
   *,
   vocab_size: int,
   passages_per_shard: int | None = None,
-  **options: Any,
+  batch_size: int = 32,
+  batches_in_flight: int = 2,
+  progress: Progress | None = None,
 ) -> Manifest:
   """Mends a cache; encodes the passages of damaged shards alone.
 
@@ -235,7 +232,9 @@ def repair(
     fingerprints: as in `build`.
     vocab_size: as in `build`.
     passages_per_shard: None takes what the cache has.
-    **options: as in `build`.
+    batch_size: as in `build`; must be that of the build.
+    batches_in_flight: as in `build`.
+    progress: as in `build`.
 
   Raises:
     FileNotFoundError: there is nothing at `path`.
@@ -245,20 +244,56 @@ def repair(
   found = repairing.passages_per_shard(place)
   per_shard = passages_per_shard or found
   scan = scans.scan(passage_tokens_of, num_passages)
-  layout = _plan_of(scan, codec_layout, vocab_size, per_shard).layout
+  cache_plan = _plan_of(scan, codec_layout, vocab_size, per_shard)
   whole = {'corpus': scan.sha256} | dict(fingerprints)
-  repairing.begin(place, Manifest(layout, whole))
-  return build(
+  repairing.begin(place, Manifest(cache_plan.layout, whole))
+  return _run(
     place,
-    passage_tokens_of,
-    num_passages,
-    encode_fn,
-    codec_layout,
+    scan,
+    cache_plan,
     whole,
-    vocab_size=vocab_size,
-    passages_per_shard=per_shard,
-    **options,
+    Share(),
+    False,
+    progress,
+    passage_tokens_of=passage_tokens_of,
+    encode_fn=encode_fn,
+    codec_layout=codec_layout,
+    batch_size=batch_size,
+    batches_in_flight=batches_in_flight,
   )
+
+
+def _run(
+  place: places.Place,
+  scan: scans.Scan,
+  cache_plan: CachePlan,
+  fingerprints: Mapping[str, str],
+  share: Share,
+  together: bool,
+  progress: Progress | None,
+  **options: Any,
+) -> Manifest:
+  """Writes what is missing of a share; ends the cache if it can."""
+  leads = not together or share.index == 0
+  with CacheWriter(place, cache_plan, fingerprints, share) as writer:
+    assembly = writer.assembly
+    missing = writer.missing_shards()
+    if leads and not assembly.is_complete:
+      _keep_scan(assembly.ledger, scan, fingerprints)
+    shard_pipeline.write_shards(
+      writer,
+      missing,
+      passage_length=scan.passage_length,
+      progress=progress,
+      **options,
+    )
+    if together and leads:
+      _wait(lambda: not assembly.unwritten())
+    if leads and not assembly.unwritten():
+      writer.finish()
+    if not leads:
+      _wait(lambda: _is_complete(place))
+    return manifests.read_manifest(place)
 
 
 def _wait(until: Callable[[], bool]) -> None:

@@ -81,7 +81,9 @@ def is_leftover(name: str, tag: str = '') -> bool:
     name: of the file.
     tag: of `write_atomic`; '' stands for every writer.
   """
-  return name.endswith((tag + TEMPORARY_SUFFIX, TENSORSTORE_SUFFIX))
+  if tag:
+    return name.endswith(tag + TEMPORARY_SUFFIX)
+  return name.endswith((TEMPORARY_SUFFIX, TENSORSTORE_SUFFIX))
 
 
 @contextmanager

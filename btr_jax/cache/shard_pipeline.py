@@ -29,6 +29,7 @@ _BYTES_IN_FLIGHT = 2**30
 def write_shards(
   writer: CacheWriter,
   missing: list[int],
+  *,
   passage_tokens_of: PassageTokens,
   encode_fn: EncodeFunction,
   codec_layout: CodecLayout,
