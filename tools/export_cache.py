@@ -263,7 +263,7 @@ def _check(arguments: Any) -> None:
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
   processes, rest = cache_jobs.split_process_flags(argv)
-  arguments = make_parser().parse_args(rest)
+  arguments = make_parser().parse_intermixed_args(rest)
   _check(arguments)
   if processes is not None:
     if arguments.action != 'build' or arguments.shards or arguments.dry_run:
