@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import hashlib
+import itertools
 import json
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -59,42 +61,90 @@ def passage_tokens(
 def encode_function(
   reader: LoadedReader,
 ) -> Callable[[np.ndarray], dict[str, jax.Array]]:
-  """The lower layers and the codec, compiled once per shape."""
-  params = jax.device_put(reader.params)
+  """The lower layers and the codec, compiled once per shape and device.
+
+  The devices of this process take turns, a batch each. A batch is computed
+  whole by one of them, so that its bits do not depend on their number.
+  """
   encode = jax.jit(reader.model.encode_passages)
-  return lambda tokens: encode(params, tokens)
-
-
-def plan(reader: LoadedReader, corpus: corpora.Corpus) -> cache_lib.CachePlan:
-  """The plan of the cache; tokenizes the corpus, runs nothing."""
-  return builder.make_plan(
-    passage_tokens(reader, corpus),
-    len(corpus.passages),
-    reader.model.codec_layout,
-    vocab_size=reader.vocabulary.vocab_size,
+  turns = itertools.cycle(
+    jax.device_put(reader.params, device) for device in jax.local_devices()
   )
+  return lambda tokens: encode(next(turns), tokens)
+
+
+def passages_per_second(
+  reader: LoadedReader, corpus: corpora.Corpus, batch_size: int
+) -> float:
+  """Speed of the first passages, padded to full length, on all devices."""
+  tokens = passage_tokens(reader, corpus)(
+    0, min(batch_size, len(corpus.passages))
+  )
+  encode = encode_function(reader)
+  devices = range(len(jax.local_devices()))
+  for timed in (False, True):  # the first round compiles
+    start = time.perf_counter()
+    jax.block_until_ready([encode(tokens) for _ in devices])
+    if timed:
+      seconds = time.perf_counter() - start
+  return len(tokens) * len(devices) / seconds
+
+
+def plan(
+  reader: LoadedReader,
+  corpus: corpora.Corpus,
+  passages_per_shard: int | None = None,
+) -> cache_lib.CachePlan:
+  """The plan of the cache; tokenizes the corpus, runs nothing."""
+  with progress_lib.Progress('tokenize') as progress:
+    return builder.make_plan(
+      passage_tokens(reader, corpus),
+      len(corpus.passages),
+      reader.model.codec_layout,
+      vocab_size=reader.vocabulary.vocab_size,
+      passages_per_shard=passages_per_shard,
+      progress=progress,
+    )
 
 
 def build(
-  path: pathlib.Path,
+  path: pathlib.Path | str,
   reader: LoadedReader,
   corpus: corpora.Corpus,
   *,
   batch_size: int = BATCH_SIZE,
+  step: Callable[..., cache_lib.Manifest] = builder.build,
+  label: str = 'cache',
+  **options: Any,
 ) -> cache_lib.Manifest:
-  """Builds the cache, or goes on with a build that was interrupted."""
-  label = f'cache {reader.model.codec_layout.kind}'
-  with progress_lib.Progress(label) as progress:
-    return builder.build(
+  """Builds the cache, or goes on with a build that was interrupted.
+
+  Args:
+    path: folder or URL of the cache.
+    reader: whose lower layers encode.
+    corpus: whose passages.
+    batch_size: passages per batch; the bits may depend on it.
+    step: builder.build, append or repair.
+    label: shown with the progress.
+    **options: of the step.
+
+  Returns:
+    The manifest.
+  """
+  layout = reader.model.codec_layout
+  with progress_lib.Progress(f'{label} {layout.kind}') as progress:
+    return step(
       path,
       passage_tokens(reader, corpus),
       len(corpus.passages),
       encode_function(reader),
-      reader.model.codec_layout,
+      layout,
       fingerprints(reader, corpus),
       vocab_size=reader.vocabulary.vocab_size,
       batch_size=batch_size,
+      batches_in_flight=2 * len(jax.local_devices()),
       progress=progress,
+      **options,
     )
 
 

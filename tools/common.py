@@ -23,6 +23,10 @@ class UserError(Exception):
   """Something the caller can put right: shown as one message, exit code 2."""
 
 
+# What this package raises for bad input and bad files, with value and fix.
+USER_ERRORS = (UserError, ValueError, OSError, CacheLockedError)
+
+
 class Parser(argparse.ArgumentParser):
   """An ArgumentParser for one sub-command, with an example in its help."""
 
@@ -119,7 +123,7 @@ def run(
   logger.addHandler(handler)
   try:
     return main(argv) or EXIT_OK
-  except (UserError, ValueError, OSError, CacheLockedError) as error:
+  except USER_ERRORS as error:
     if os.environ.get('BTR_TRACEBACK'):
       raise
     return fail(error)

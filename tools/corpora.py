@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 from typing import Any
 
-from btr_jax.data import records
+from btr_jax.data import passage_file, records
 from btr_jax.data.corpus import lines, store, text_files
 from btr_jax.data.corpus import prepare as corpus_prepare
 from btr_jax.data.factbook import prepare
@@ -41,10 +42,15 @@ class Corpus:
   @functools.cached_property
   def fingerprint(self) -> str:
     """SHA-256 over ids, titles and texts, in order."""
-    if isinstance(self.passages, store.PassageFile):
+    return self.fingerprint_of(len(self.passages))
+
+  def fingerprint_of(self, count: int) -> str:
+    """The fingerprint of the first `count` passages."""
+    whole = count == len(self.passages)
+    if whole and isinstance(self.passages, store.PassageFile):
       return self.passages.fingerprint
     digest = hashlib.sha256()
-    for passage in self.passages:
+    for passage in itertools.islice(self.passages, count):
       digest.update(store.fingerprint_line(passage))
     return digest.hexdigest()
 
@@ -161,7 +167,9 @@ def _documents(path: pathlib.Path) -> Corpus:
   return _prepared(folder, documents=True)
 
 
-def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
+def load_corpus(
+  given: str = FACTBOOK, *, build: bool = False, on_disk: bool = False
+) -> Corpus:
   """Reads a corpus.
 
   Args:
@@ -169,6 +177,8 @@ def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
       documents, or a file that has to be prepared, which happens here; or a
       plain file of {"id", "title", "text"} lines, which is read into memory.
     build: prepare the Factbook if it is not there.
+    on_disk: leave the passages of a file where they are, for corpora that do
+      not fit in memory; wrong lines are then found when they are read.
 
   Raises:
     UserError: it is not there; says what to do.
@@ -189,8 +199,10 @@ def load_corpus(given: str = FACTBOOK, *, build: bool = False) -> Corpus:
       'written by `btr prepare-corpus`), or a file of JSON lines with "id", '
       '"title" and "text"; there is no such file or folder.'
     )
-  passages = records.read_passages(path)
-  if not passages:
+  passages: Sequence[records.Passage] = (
+    passage_file.PassageFile(path) if on_disk else records.read_passages(path)
+  )
+  if not len(passages):
     raise common.UserError(f'--corpus {given}: the file holds no passage.')
   return Corpus(path.stem, passages)
 

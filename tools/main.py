@@ -43,7 +43,11 @@ COMMANDS = {
   ),
   'export-cache': (
     'btr_jax.tools.export_cache',
-    'plan, build or verify the cache of a corpus',
+    'plan, build, verify, repair, append, merge, export caches',
+  ),
+  'measure-build': (
+    'btr_jax.tools.measure_build',
+    'speed, memory and disk of building caches, as a record',
   ),
   'inspect-cache': (
     'btr_jax.tools.inspect_cache',

@@ -12,7 +12,7 @@ from btr_jax.cache.errors import (
   CacheWriteError,
 )
 from btr_jax.cache.manifest import Manifest, read_manifest
-from btr_jax.cache.plan import CachePlan
+from btr_jax.cache.plan import CachePlan, Share
 from btr_jax.cache.report import storage_report
 from btr_jax.cache.store import CacheStore, PassageRows
 from btr_jax.cache.writer import CacheWriter
@@ -28,6 +28,7 @@ __all__ = [
   'CacheWriter',
   'Manifest',
   'PassageRows',
+  'Share',
   'read_manifest',
   'storage_report',
 ]

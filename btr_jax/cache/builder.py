@@ -1,63 +1,33 @@
 """Builds a cache: passages -> lower layers -> bits -> shards.
 
-The model comes in as a plain function, so that nothing here knows JAX. Within
-a shard the passages are encoded in order of length, in batches of one size
-that are cut to a few lengths: few shapes to compile, little padding. Batches
-never cross a shard, so that a shard's bytes depend on its passages alone, and
-a build that is resumed gives what an uninterrupted one gives.
+The model comes in as a plain function, so that nothing here knows JAX. A build
+that is resumed, or spread over processes and devices, or appended to, gives
+the bytes of an uninterrupted one by one process.
 """
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import concurrent.futures
-import dataclasses
-import hashlib
+from collections.abc import Callable, Mapping
 import pathlib
-from typing import Any, Protocol, runtime_checkable
+import time
+from typing import Any
 
-from jaxtyping import Integer
-import numpy as np
-
+from btr_jax.cache import appending, places, repairing, shard_pipeline
+from btr_jax.cache import manifest as manifests
+from btr_jax.cache import scan as scans
+from btr_jax.cache.ledger import Ledger
 from btr_jax.cache.manifest import Manifest
-from btr_jax.cache.plan import CachePlan, plan
+from btr_jax.cache.plan import CachePlan, Share, plan
+from btr_jax.cache.scan import PassageTokens
+from btr_jax.cache.shard_encoder import (
+  CodecLayout,
+  EncodeFunction,
+)
 from btr_jax.cache.writer import CacheWriter
 
-# int32 tokens [stop - start, passage_length] of passages [start, stop).
-PassageTokens = Callable[[int, int], np.ndarray]
-# int32 tokens [batch, length] -> bits and scale, uint8 [batch, length, ...].
-EncodeFunction = Callable[[np.ndarray], Mapping[str, Any]]
 Progress = Callable[[int, int], None]
 
-BUCKET_MULTIPLE = 32
-_SCAN_PASSAGES = 4096
-# Batches whose results have not been fetched: with two, the device computes
-# one while the host unpacks the other.
-_BATCHES_IN_FLIGHT = 2
-
-
-@runtime_checkable
-class CodecLayout(Protocol):
-  """What the builder must know of a codec (`BtrModel.codec_layout`)."""
-
-  kind: str
-  bits_bytes: int
-  scale_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scan:
-  lengths: np.ndarray
-  passage_length: int
-  sha256: str
-
-
-def length_buckets(passage_length: int) -> tuple[int, ...]:
-  """Multiples of 32 below passage_length, and passage_length itself."""
-  return (*range(BUCKET_MULTIPLE, passage_length, BUCKET_MULTIPLE),) + (
-    passage_length,
-  )
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def make_plan(
@@ -67,6 +37,7 @@ def make_plan(
   *,
   vocab_size: int,
   passages_per_shard: int | None = None,
+  progress: Progress | None = None,
 ) -> CachePlan:
   """Plans a cache by a pass over the tokens, without the model.
 
@@ -77,16 +48,17 @@ def make_plan(
     codec_layout: kind, bits_bytes and scale_bytes.
     vocab_size: of the tokenizer.
     passages_per_shard: None chooses by the size of the corpus.
+    progress: called with (passages read, num_passages).
 
   Raises:
     ValueError: tokens of the wrong shape, or padding inside a passage.
   """
-  scan = _scan(passage_tokens_of, num_passages)
+  scan = scans.scan(passage_tokens_of, num_passages, progress)
   return _plan_of(scan, codec_layout, vocab_size, passages_per_shard)
 
 
 def build(
-  path: str | pathlib.Path,
+  path: str | pathlib.Path | places.Place,
   passage_tokens_of: PassageTokens,
   num_passages: int,
   encode_fn: EncodeFunction,
@@ -95,18 +67,21 @@ def build(
   *,
   vocab_size: int,
   batch_size: int = 32,
+  batches_in_flight: int = 2,
   passages_per_shard: int | None = None,
   progress: Progress | None = None,
+  share: Share = Share(),  # noqa: B008 (frozen)
+  together: bool = False,
 ) -> Manifest:
   """Builds a cache, or finishes (or mends) one of the same plan.
 
-  Memory: the rows of a few shards, and six bytes per passage of the corpus.
+  Memory: the rows of a few shards, and a few bytes per passage of the corpus.
 
   Args:
-    path: folder of the cache.
+    path: folder or URL of the cache.
     passage_tokens_of: (start, stop) -> int32 [stop - start, passage_length],
       padded on the right with 0. Called twice for every passage: once for the
-      plan, once to encode.
+      plan, once to encode, there from another thread.
     num_passages: passages in the corpus.
     encode_fn: int32 [batch_size, length] -> {'bits', 'scale'} uint8
       [batch_size, length, bits_bytes | scale_bytes], numpy or JAX; length is
@@ -117,131 +92,237 @@ def build(
       all tokens is to stand for it.
     vocab_size: of the tokenizer; decides how wide a stored token id is.
     batch_size: passages per call of encode_fn.
+    batches_in_flight: calls of encode_fn whose results are not fetched yet;
+      two for every device that it uses.
     passages_per_shard: None chooses by the size of the corpus.
-    progress: called with (passages done, num_passages) after each batch.
+    progress: called with (passages done, passages of the share).
+    share: the shards to write, where several processes write one cache.
+    together: the other shares are processes of the same job, which ends when
+      one of them dies: share 0 begins and ends the cache, the others wait for
+      it. Otherwise the shares know nothing of one another, and the one that
+      finds all shards written ends the build.
 
   Returns:
-    The manifest of the complete cache.
+    The manifest; status `building` while other shares are missing.
 
   Raises:
     ValueError: tokens or encode_fn's results have the wrong shape; the corpus
       changed between the two passes.
     CacheMismatchError, CacheLockedError, CacheWriteError: as CacheWriter.
   """
-  if batch_size < 1:
-    raise ValueError(f'batch_size is {batch_size}; expected at least 1.')
-  scan = _scan(passage_tokens_of, num_passages)
-  cache_plan = _plan_of(scan, codec_layout, vocab_size, passages_per_shard)
-  fingerprints = {'corpus': scan.sha256} | dict(fingerprints)
-  buckets = length_buckets(scan.passage_length)
-  with (
-    CacheWriter(path, cache_plan, fingerprints) as writer,
-    # One shard is written while the next is encoded. Leaving the block waits
-    # for the write in flight, so the lock outlives it.
-    concurrent.futures.ThreadPoolExecutor(1, 'cache-writer') as executor,
-  ):
-    missing = writer.missing_shards()
-    done = num_passages - sum(
-      len(cache_plan.shard_lengths(shard)) for shard in missing
+  place = places.open_place(path)
+  if together and share.index > 0:
+    _wait(lambda: _is_begun(place, num_passages, fingerprints))
+  scan = _kept_scan(place, num_passages, fingerprints) or scans.scan(
+    passage_tokens_of, num_passages
+  )
+  return _run(
+    place,
+    scan,
+    _plan_of(scan, codec_layout, vocab_size, passages_per_shard),
+    {'corpus': scan.sha256} | dict(fingerprints),
+    share,
+    together,
+    progress,
+    passage_tokens_of=passage_tokens_of,
+    encode_fn=encode_fn,
+    codec_layout=codec_layout,
+    batch_size=batch_size,
+    batches_in_flight=batches_in_flight,
+  )
+
+
+def append(
+  path: str | pathlib.Path | places.Place,
+  passage_tokens_of: PassageTokens,
+  num_passages: int,
+  encode_fn: EncodeFunction,
+  codec_layout: CodecLayout,
+  fingerprints: Mapping[str, str],
+  *,
+  vocab_size: int,
+  corpus_fingerprint_of: Callable[[int], str] | None = None,
+  batch_size: int = 32,
+  batches_in_flight: int = 2,
+  progress: Progress | None = None,
+) -> Manifest:
+  """Extends a cache to a corpus that begins with the one it was built from.
+
+  Full shards stay; the last one, if it was not full, is encoded again. The
+  result is that of `build` over the whole corpus with the same
+  passages_per_shard, byte for byte. Killed, it is resumed by itself, or by
+  `build` with the same corpus.
+
+  Args:
+    path: folder or URL of the cache.
+    passage_tokens_of: of the longer corpus, as the others in `build`.
+    num_passages: of the longer corpus.
+    encode_fn: as in `build`.
+    codec_layout: as in `build`.
+    fingerprints: of the longer corpus.
+    vocab_size: as in `build`.
+    corpus_fingerprint_of: fingerprint of the first n passages; needed where
+      `fingerprints` names a corpus.
+    batch_size: as in `build`.
+    batches_in_flight: as in `build`.
+    progress: as in `build`.
+
+  Raises:
+    ValueError: the corpus is shorter than the cache.
+    FileNotFoundError: there is no cache.
+    CacheMismatchError: another model, codec, tokenizer or beginning.
+  """
+  place = places.open_place(path)
+  old = manifests.read_manifest(place)
+  per_shard = old.layout.passages_per_shard
+  scan = scans.scan(passage_tokens_of, num_passages)
+  cache_plan = _plan_of(scan, codec_layout, vocab_size, per_shard)
+  if corpus_fingerprint_of is None:
+    if 'corpus' in fingerprints:
+      raise ValueError(
+        'append was given the fingerprint of the corpus, but not '
+        'corpus_fingerprint_of, to tell whether it begins like the old one.'
+      )
+    corpus_fingerprint_of = lambda n: (  # noqa: E731
+      scans.scan(passage_tokens_of, n).sha256
     )
-    if progress:
-      progress(done, num_passages)
-    writing: concurrent.futures.Future[None] | None = None
-    for shard in missing:
-      start, stop = cache_plan.layout.passage_range(shard)
-      tokens = _checked(passage_tokens_of, start, stop, scan.passage_length)
-      lengths = cache_plan.shard_lengths(shard)
-      if not np.array_equal(_lengths_of(tokens, start), lengths):
-        raise ValueError(
-          f'Passages {start} to {stop - 1} have other lengths than in the '
-          'first pass: the corpus changed while it was read. Build again from '
-          'one that stays as it is.'
-        )
-      encoder = _ShardEncoder(tokens, lengths, codec_layout, encode_fn)
-      for encoded in encoder.run(batch_size, buckets):
-        done += encoded
-        if progress:
-          progress(done, num_passages)
-      if writing is not None:
-        writing.result()
-      writing = executor.submit(writer.write_shard, shard, *encoder.rows())
-    if writing is not None:
-      writing.result()
-    return writer.finish()
+  whole = {'corpus': scan.sha256} | dict(fingerprints)
+  appending.begin(place, cache_plan, whole, corpus_fingerprint_of)
+  return _run(
+    place,
+    scan,
+    cache_plan,
+    whole,
+    Share(),
+    False,
+    progress,
+    passage_tokens_of=passage_tokens_of,
+    encode_fn=encode_fn,
+    codec_layout=codec_layout,
+    batch_size=batch_size,
+    batches_in_flight=batches_in_flight,
+  )
 
 
-class _ShardEncoder:
-  """Encodes the passages of one shard and keeps their rows, not padding."""
+def repair(
+  path: str | pathlib.Path | places.Place,
+  passage_tokens_of: PassageTokens,
+  num_passages: int,
+  encode_fn: EncodeFunction,
+  codec_layout: CodecLayout,
+  fingerprints: Mapping[str, str],
+  *,
+  vocab_size: int,
+  passages_per_shard: int | None = None,
+  batch_size: int = 32,
+  batches_in_flight: int = 2,
+  progress: Progress | None = None,
+) -> Manifest:
+  """Mends a cache; encodes the passages of damaged shards alone.
 
-  def __init__(
-    self,
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    codec_layout: CodecLayout,
-    encode_fn: EncodeFunction,
-  ):
-    self._tokens = tokens
-    self._lengths = lengths.astype(np.int64)
-    self._starts = np.cumsum(self._lengths) - self._lengths
-    self._encode_fn = encode_fn
-    rows = int(self._lengths.sum())
-    self._content = {
-      'bits': np.zeros((rows, codec_layout.bits_bytes), np.uint8),
-      'scale': np.zeros((rows, codec_layout.scale_bytes), np.uint8),
-    }
+  A damaged or foreign manifest is replaced by its copy. Where that is lost as
+  well, nothing tells sound shards from others, and all are built again.
 
-  def run(self, batch_size: int, buckets: Sequence[int]) -> Iterator[int]:
-    """Encodes all passages; yields the number of passages of each batch."""
-    # Stable, so that the batches are the same in every run.
-    order = np.argsort(self._lengths, kind='stable')
-    in_flight: collections.deque = collections.deque()
-    for first in range(0, len(order), batch_size):
-      passages = order[first : first + batch_size]
-      longest = int(self._lengths[passages].max())
-      if longest:
-        bucket = next(size for size in buckets if size >= longest)
-        batch = np.zeros((batch_size, bucket), np.int32)
-        batch[: len(passages)] = self._tokens[passages, :bucket]
-        in_flight.append((passages, bucket, self._encode_fn(batch)))
-      else:
-        yield len(passages)
-      if len(in_flight) >= _BATCHES_IN_FLIGHT:
-        yield self._fetch(*in_flight.popleft(), batch_size)
-    while in_flight:
-      yield self._fetch(*in_flight.popleft(), batch_size)
+  Args:
+    path: folder or URL of the cache.
+    passage_tokens_of: as the others in `build`.
+    num_passages: as in `build`.
+    encode_fn: as in `build`.
+    codec_layout: as in `build`.
+    fingerprints: as in `build`.
+    vocab_size: as in `build`.
+    passages_per_shard: None takes what the cache has.
+    batch_size: as in `build`; must be that of the build.
+    batches_in_flight: as in `build`.
+    progress: as in `build`.
 
-  def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """bits, scale and token ids of the shard, passages one after another."""
-    real = np.arange(self._tokens.shape[1]) < self._lengths[:, None]
-    return self._content['bits'], self._content['scale'], self._tokens[real]
+  Raises:
+    FileNotFoundError: there is nothing at `path`.
+    CacheMismatchError: it is a cache of something else.
+  """
+  place = places.open_place(path)
+  found = repairing.passages_per_shard(place)
+  per_shard = passages_per_shard or found
+  scan = scans.scan(passage_tokens_of, num_passages)
+  cache_plan = _plan_of(scan, codec_layout, vocab_size, per_shard)
+  whole = {'corpus': scan.sha256} | dict(fingerprints)
+  repairing.begin(place, Manifest(cache_plan.layout, whole))
+  return _run(
+    place,
+    scan,
+    cache_plan,
+    whole,
+    Share(),
+    False,
+    progress,
+    passage_tokens_of=passage_tokens_of,
+    encode_fn=encode_fn,
+    codec_layout=codec_layout,
+    batch_size=batch_size,
+    batches_in_flight=batches_in_flight,
+  )
 
-  def _fetch(
-    self,
-    passages: np.ndarray,
-    bucket: int,
-    encoded: Mapping[str, Any],
-    batch_size: int,
-  ) -> int:
-    lengths = self._lengths[passages]
-    real = np.arange(bucket) < lengths[:, None]  # [passages, bucket]
-    rows = (self._starts[passages][:, None] + np.arange(bucket))[real]
-    for name, content in self._content.items():
-      width = content.shape[1]
-      if not width:
-        continue
-      values = np.asarray(encoded[name])
-      shape = (batch_size, bucket, width)
-      if values.shape != shape or values.dtype != np.uint8:
-        raise ValueError(
-          f'encode_fn returned {name} as {values.dtype} {values.shape}; '
-          f'expected uint8 {shape}, by the codec layout.'
-        )
-      content[rows] = values[: len(passages)][real]
-    return len(passages)
+
+def _run(
+  place: places.Place,
+  scan: scans.Scan,
+  cache_plan: CachePlan,
+  fingerprints: Mapping[str, str],
+  share: Share,
+  together: bool,
+  progress: Progress | None,
+  **options: Any,
+) -> Manifest:
+  """Writes what is missing of a share; ends the cache if it can."""
+  leads = not together or share.index == 0
+  with CacheWriter(place, cache_plan, fingerprints, share) as writer:
+    assembly = writer.assembly
+    missing = writer.missing_shards()
+    if leads and not assembly.is_complete:
+      _keep_scan(assembly.ledger, scan, fingerprints)
+    shard_pipeline.write_shards(
+      writer,
+      missing,
+      passage_length=scan.passage_length,
+      progress=progress,
+      **options,
+    )
+    if together and leads:
+      _wait(lambda: not assembly.unwritten())
+    if leads and not assembly.unwritten():
+      writer.finish()
+    if not leads:
+      _wait(lambda: _is_complete(place))
+    return manifests.read_manifest(place)
+
+
+def _wait(until: Callable[[], bool]) -> None:
+  """Looks again and again: the processes may be hours apart."""
+  while not until():
+    time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _is_begun(
+  place: places.Place, num_passages: int, fingerprints: Mapping[str, str]
+) -> bool:
+  """Whether share 0 has begun the cache, and told the lengths if it does."""
+  try:
+    if manifests.read_manifest(place).status == manifests.COMPLETE:
+      return True
+  except FileNotFoundError:
+    return False
+  return (
+    'corpus' not in fingerprints
+    or _kept_scan(place, num_passages, fingerprints) is not None
+  )
+
+
+def _is_complete(place: places.Place) -> bool:
+  return manifests.read_manifest(place).status == manifests.COMPLETE
 
 
 def _plan_of(
-  scan: _Scan,
+  scan: scans.Scan,
   codec_layout: CodecLayout,
   vocab_size: int,
   passages_per_shard: int | None,
@@ -257,56 +338,35 @@ def _plan_of(
   )
 
 
-def _scan(passage_tokens_of: PassageTokens, num_passages: int) -> _Scan:
-  """First pass: lengths, and a fingerprint of all tokens."""
-  if num_passages < 1:
-    raise ValueError(
-      f'num_passages is {num_passages}; a cache needs at least 1 passage.'
-    )
-  passage_length = None
-  digest = hashlib.sha256()
-  lengths = np.zeros(num_passages, np.int32)
-  for start in range(0, num_passages, _SCAN_PASSAGES):
-    stop = min(start + _SCAN_PASSAGES, num_passages)
-    tokens = _checked(passage_tokens_of, start, stop, passage_length)
-    passage_length = tokens.shape[1]
-    lengths[start:stop] = _lengths_of(tokens, start)
-    digest.update(np.ascontiguousarray(tokens, '<i4').tobytes())
-  return _Scan(lengths, passage_length, digest.hexdigest())
+def _kept_of(
+  num_passages: int, fingerprints: Mapping[str, str]
+) -> dict[str, Any]:
+  return {
+    'passages': num_passages,
+    'corpus': fingerprints.get('corpus'),
+    'tokenizer': fingerprints.get('tokenizer'),
+  }
 
 
-def _checked(
-  passage_tokens_of: PassageTokens,
-  start: int,
-  stop: int,
-  passage_length: int | None,
-) -> np.ndarray:
-  tokens = np.asarray(passage_tokens_of(start, stop))
-  count = stop - start
-  wanted = (count, passage_length or 'passage_length')
-  if (
-    tokens.ndim != 2
-    or tokens.dtype.kind not in 'iu'
-    or len(tokens) != count
-    or passage_length not in (None, tokens.shape[1])
-  ):
-    raise ValueError(
-      f'passage_tokens_of({start}, {stop}) returned {tokens.dtype} '
-      f'{tokens.shape}; expected integers {wanted}.'
-    )
-  return tokens
+def _keep_scan(
+  ledger: Ledger, scan: scans.Scan, fingerprints: Mapping[str, str]
+) -> None:
+  of = _kept_of(len(scan.lengths), fingerprints)
+  ledger.write_lengths(scan.lengths, scan.passage_length, of)
 
 
-def _lengths_of(
-  tokens: Integer[np.ndarray, 'passages length'], first_passage: int
-) -> np.ndarray:
-  """Lengths of right-padded passages; 0 may stand only behind the tokens."""
-  real = tokens != 0
-  lengths = real.sum(axis=1)
-  holes = (real != (np.arange(tokens.shape[1]) < lengths[:, None])).any(axis=1)
-  if holes.any():
-    raise ValueError(
-      f'Passage {first_passage + int(np.argmax(holes))} has padding (0) before '
-      'its last token; pad passages on the right only.'
-    )
-  return lengths
+def _kept_scan(
+  place: places.Place, num_passages: int, fingerprints: Mapping[str, str]
+) -> scans.Scan | None:
+  """What an interrupted build of the same corpus found out.
+
+  Only where the caller names the corpus: otherwise its tokens must be read to
+  know it. Each shard is held against these lengths when it is encoded.
+  """
+  if 'corpus' not in fingerprints:
+    return None
+  kept = Ledger(place).read_lengths(_kept_of(num_passages, fingerprints))
+  if kept is None:
+    return None
+  lengths, passage_length = kept
+  return scans.Scan(lengths, passage_length, None)

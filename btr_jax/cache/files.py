@@ -1,26 +1,24 @@
-"""Files that are either whole or absent, and the lock of the one writer."""
+"""Files that are either whole or absent, and errors that say how to go on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 import errno
-import fcntl
 import hashlib
 import os
 import pathlib
 import re
 
-from btr_jax.cache.errors import (
-  CacheLockedError,
-  CacheMismatchError,
-  CacheWriteError,
-)
+from btr_jax.cache.errors import CacheMismatchError, CacheWriteError
 
 LOCK_NAME = 'writer.lock'
+LOCK_SUFFIX = '.lock'
 TEMPORARY_SUFFIX = '.partial'
 # TensorStore's own name for a file that it has not renamed yet.
 TENSORSTORE_SUFFIX = '.__lock'
+
+Buffer = bytes | memoryview
 
 
 def sync_folder(folder: pathlib.Path) -> None:
@@ -32,14 +30,29 @@ def sync_folder(folder: pathlib.Path) -> None:
     os.close(descriptor)
 
 
-def write_atomic(path: pathlib.Path, content: bytes) -> None:
-  """Writes aside, syncs, renames: a reader sees the old file or the new."""
-  aside = path.with_name(path.name + TEMPORARY_SUFFIX)
+def write_atomic(
+  path: pathlib.Path, content: bytes | Sequence[Buffer], tag: str = ''
+) -> None:
+  """Writes aside, syncs, renames: a reader sees the old file or the new.
+
+  Args:
+    path: the file; its folder exists.
+    content: bytes, or several pieces one after the other.
+    tag: part of the name aside, so that processes which may write the same
+      file do not meet there.
+  """
+  aside = path.with_name(path.name + tag + TEMPORARY_SUFFIX)
+  pieces = [content] if isinstance(content, bytes) else content
   try:
-    with open(aside, 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+      for piece in pieces:
+        left = memoryview(piece)
+        while left:
+          left = left[os.write(descriptor, left) :]
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
     os.replace(aside, path)
   except BaseException:
     aside.unlink(missing_ok=True)
@@ -53,8 +66,23 @@ def sha256_of(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def is_leftover(name: str) -> bool:
-  """Whether a file of this name is what a killed writer left unfinished."""
+def sha256_of_pieces(pieces: Iterable[Buffer]) -> str:
+  """SHA-256 of the pieces, one after the other, in hexadecimal."""
+  digest = hashlib.sha256()
+  for piece in pieces:
+    digest.update(piece)
+  return digest.hexdigest()
+
+
+def is_leftover(name: str, tag: str = '') -> bool:
+  """Whether a file of this name is what a killed writer left unfinished.
+
+  Args:
+    name: of the file.
+    tag: of `write_atomic`; '' stands for every writer.
+  """
+  if tag:
+    return name.endswith(tag + TEMPORARY_SUFFIX)
   return name.endswith((TEMPORARY_SUFFIX, TENSORSTORE_SUFFIX))
 
 
@@ -80,48 +108,3 @@ def explained_write(what: str) -> Iterator[None]:
       'written before is kept: free space or mend the disk, then start the '
       'same build again.',
     ) from error
-
-
-class WriterLock:
-  """Held by the one process that writes to a cache.
-
-  The kernel lets go of the lock when the process ends, however it ends, so
-  that no stale lock has to be removed by hand.
-  """
-
-  def __init__(self, folder: pathlib.Path):
-    """Takes the lock.
-
-    Raises:
-      CacheLockedError: another writer has it; names its process.
-    """
-    self._path = folder / LOCK_NAME
-    while True:
-      descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-      try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        holder = os.pread(descriptor, 64, 0).decode() or 'unknown'
-        os.close(descriptor)
-        raise CacheLockedError(
-          f'Another build (process {holder}) is writing to {folder}. Wait for '
-          'it to end, or stop it; the lock goes with the process.'
-        ) from None
-      # The holder removes the file when it ends: be sure that the name still
-      # stands for the file that we locked.
-      try:
-        named = os.stat(self._path)
-      except FileNotFoundError:
-        named = None
-      if named and named.st_ino == os.fstat(descriptor).st_ino:
-        break
-      os.close(descriptor)
-    self._descriptor = descriptor
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-
-  def release(self) -> None:
-    if self._descriptor is not None:
-      self._path.unlink(missing_ok=True)
-      os.close(self._descriptor)
-      self._descriptor = None

@@ -4,23 +4,27 @@
 ledger) and when it ends (`complete`, whole ledger). In between each shard has
 its own file in `ledger/`, so that several writers never touch one file. It
 holds no time and no host name: the same corpus and model give the same bytes.
+
+A complete one has a copy. Without the checksums nobody could tell sound shards
+from damaged ones, and one flipped bit would cost a whole build.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
 import pathlib
 from typing import Any
 
-from btr_jax.cache import files
+from btr_jax.cache import files, places
 from btr_jax.cache.errors import CacheCorruptError
 from btr_jax.cache.layout import CacheLayout
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = 'manifest.json'
+COPY_NAME = 'manifest.copy.json'
 LEDGER_NAME = 'ledger'
 BUILDING = 'building'
 COMPLETE = 'complete'
@@ -38,6 +42,11 @@ class FileEntry:
   @classmethod
   def of(cls, path: pathlib.Path) -> FileEntry:
     return cls(path.stat().st_size, files.sha256_of(path))
+
+  @classmethod
+  def of_pieces(cls, pieces: Sequence[files.Buffer]) -> FileEntry:
+    size = sum(len(piece) for piece in pieces)
+    return cls(size, files.sha256_of_pieces(pieces))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,35 +143,44 @@ def decode_json(content: bytes, source: object) -> dict[str, Any]:
     body = json.dumps(values, sort_keys=True)
   except (ValueError, KeyError, AttributeError, TypeError) as error:
     raise CacheCorruptError(
-      f'{source} is not readable: {error!r}. Remove the cache and build it '
-      'again.'
+      f'{source} is not readable: {error!r}. Run `btr export-cache repair`.'
     ) from error
   found = hashlib.sha256(body.encode()).hexdigest()
   if found != checksum:
     raise CacheCorruptError(
       f'{source} was altered: its content has SHA-256 {found}, but it says '
-      f'{checksum}. Remove the cache and build it again.'
+      f'{checksum}. Run `btr export-cache repair`.'
     )
   return values
 
 
-def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
-  files.write_atomic(folder / MANIFEST_NAME, encode_json(manifest.to_dict()))
+def write_manifest(
+  place: str | pathlib.Path | places.Place, manifest: Manifest, tag: str = ''
+) -> None:
+  """Writes `manifest.json`, and when it is complete its copy first."""
+  place = places.open_place(place)
+  content = encode_json(manifest.to_dict())
+  if manifest.status == COMPLETE:
+    place.write(COPY_NAME, content, tag)
+  place.write(MANIFEST_NAME, content, tag)
 
 
-def read_manifest(folder: pathlib.Path) -> Manifest:
-  """Reads `manifest.json` of a cache.
+def read_manifest(
+  place: str | pathlib.Path | places.Place, name: str = MANIFEST_NAME
+) -> Manifest:
+  """Reads `manifest.json` of a cache, or its copy.
 
   Raises:
     FileNotFoundError: there is none.
     CacheCorruptError: it is damaged, or of another format version.
   """
-  path = folder / MANIFEST_NAME
+  place = places.open_place(place)
+  path = f'{place}/{name}'
   try:
-    content = path.read_bytes()
-  except (FileNotFoundError, NotADirectoryError):
+    content = place.read(name)
+  except FileNotFoundError:
     raise FileNotFoundError(
-      f'{folder} is not a cache: it has no {MANIFEST_NAME}. Build one with '
+      f'{place} is not a cache: it has no {name}. Build one with '
       '`btr export-cache build`.'
     ) from None
   values = decode_json(content, path)
@@ -176,6 +194,6 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     return Manifest.from_dict(values)
   except (KeyError, TypeError) as error:
     raise CacheCorruptError(
-      f'{path} lacks or does not know a field: {error}. Remove the cache and '
-      'build it again.'
+      f'{path} lacks or does not know a field: {error}. Run `btr export-cache '
+      'repair`.'
     ) from error

@@ -6,11 +6,11 @@ import dataclasses
 import errno
 import hashlib
 import pathlib
-import shutil
 
 from jaxtyping import Integer, UInt16
 import numpy as np
 
+from btr_jax.cache import places
 from btr_jax.cache.errors import CacheWriteError
 from btr_jax.cache.layout import CacheLayout, make_layout
 
@@ -28,6 +28,47 @@ def default_passages_per_shard(num_passages: int) -> int:
   while passages < _LARGE_SHARD and num_passages > passages * _MANY_SHARDS:
     passages *= 2
   return passages
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """The shards that one of several writers writes: every count-th.
+
+  Attributes:
+    index: which writer, from 0.
+    count: writers in all; 1 for a writer of everything.
+  """
+
+  index: int = 0
+  count: int = 1
+
+  def __post_init__(self):
+    if not 0 <= self.index < self.count:
+      raise ValueError(
+        f'Share {self.index + 1}/{self.count} does not exist; expected 1/N to '
+        'N/N.'
+      )
+
+  @classmethod
+  def parse(cls, text: str) -> Share:
+    """'3/8' -> the third of eight. ValueError where it is no such thing."""
+    index, slash, count = text.partition('/')
+    if not (slash and index.isdigit() and count.isdigit()):
+      raise ValueError(f'{text!r} is not a share; expected, for example, 3/8.')
+    return cls(int(index) - 1, int(count))
+
+  @property
+  def is_whole(self) -> bool:
+    return self.count == 1
+
+  @property
+  def tag(self) -> str:
+    """For names of files that only this writer touches."""
+    return '' if self.is_whole else f'.{self.index + 1}-of-{self.count}'
+
+  def shards(self, num_shards: int) -> range:
+    """The shards of this writer out of `num_shards`."""
+    return range(self.index, num_shards, self.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,30 +110,41 @@ class CachePlan:
     return sum(self.shard_bytes(shard) for shard in range(self.num_shards))
 
   def check_free_space(
-    self, path: str | pathlib.Path, present_bytes: int = 0
+    self,
+    path: str | pathlib.Path | places.Place,
+    present_bytes: int = 0,
+    share: Share = Share(),  # noqa: B008 (frozen)
   ) -> None:
     """Checks that the disk of `path` has room for what is still to be written.
 
     Args:
       path: where the cache is to stand; need not exist yet.
       present_bytes: what an interrupted build has written already.
+      share: the part of the cache that is written there.
 
     Raises:
       CacheWriteError: (an OSError, errno ENOSPC) it has not.
     """
-    folder = pathlib.Path(path).absolute()
-    while not folder.exists():
-      folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    metadata = _METADATA_BYTES + _METADATA_BYTES_PER_SHARD * self.num_shards
-    needed = self.data_bytes + metadata - present_bytes
-    if free < needed:
-      raise CacheWriteError(
-        errno.ENOSPC,
-        f'The cache needs {needed:,} more bytes, but the disk of {folder} has '
-        f'{free:,} free. Free {needed - free:,} bytes, choose another disk, '
-        'or a codec with fewer bits (codec.num_bits).',
-      )
+    shards = share.shards(self.num_shards)
+    data = sum(self.shard_bytes(shard) for shard in shards)
+    metadata = _METADATA_BYTES + _METADATA_BYTES_PER_SHARD * len(shards)
+    check_room(places.open_place(path), data + metadata - present_bytes)
+
+
+def check_room(place: places.Place, needed: int) -> None:
+  """Checks that so many bytes can still be written.
+
+  Raises:
+    CacheWriteError: (an OSError, errno ENOSPC) they cannot.
+  """
+  free = place.free_bytes()
+  if free is not None and free < needed:
+    raise CacheWriteError(
+      errno.ENOSPC,
+      f'The cache needs {needed:,} more bytes, but the disk of {place} has '
+      f'{free:,} free. Free {needed - free:,} bytes, choose another disk, '
+      'or a codec with fewer bits (codec.num_bits).',
+    )
 
 
 def plan(
@@ -133,7 +185,7 @@ def plan(
       f'{max_length}. Cut it, or raise max_length.'
     )
   # Whatever max_length is, make_layout refuses one that uint16 cannot hold.
-  narrow = lengths.astype('<u2')
+  narrow = lengths.astype('<u2', copy=False)
   layout = make_layout(
     codec_kind=codec_kind,
     bits_bytes=bits_bytes,

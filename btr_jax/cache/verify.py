@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import concurrent.futures
 import dataclasses
+import os
 import pathlib
 
-from btr_jax.cache import files
+from btr_jax.cache import locks, places
 from btr_jax.cache import manifest as manifests
 from btr_jax.cache.errors import CacheCorruptError
 
@@ -38,51 +40,88 @@ class Problem:
 
 
 def verify(
-  path: str | pathlib.Path,
+  path: str | pathlib.Path | places.Place,
   progress: Callable[[int, int], None] | None = None,
 ) -> list[Problem]:
   """Reads a whole cache and lists what is wrong with it.
 
   Args:
-    path: folder of the cache.
+    path: folder or URL of the cache.
     progress: called with (shards done, shards).
 
   Returns:
-    The problems; an empty list for a sound cache. Building again with the same
-    plan mends damaged shards.
+    The problems; an empty list for a sound cache. Repairing with the same
+    corpus and reader mends them.
 
   Raises:
     FileNotFoundError: there is no cache at `path`.
   """
-  path = pathlib.Path(path)
+  place = places.open_place(path)
   try:
-    manifest = manifests.read_manifest(path)
+    manifest = manifests.read_manifest(place)
   except CacheCorruptError as error:
     return [Problem(str(error), manifests.MANIFEST_NAME)]
+  except FileNotFoundError:
+    if place.size(manifests.COPY_NAME) is None:
+      raise
+    return [Problem('is missing, its copy is there', manifests.MANIFEST_NAME)]
   if manifest.status != manifests.COMPLETE:
     return [
       Problem(
         'the build has not finished; start it again', manifests.MANIFEST_NAME
       )
     ]
-  problems = _ledger_problems(manifest)
+  problems = _ledger_problems(manifest) + _copy_problems(place, manifest)
   for name, entry in manifest.metadata_files.items():
-    message = _file_problem(path / name, entry)
+    message = _file_problem(place, name, entry)
     if message:
       problems.append(Problem(message, name))
-  layout = manifest.layout
-  for done, shard in enumerate(manifest.shards, 1):
-    for array in layout.arrays:
+
+  def check(shard: manifests.ShardEntry) -> list[Problem]:
+    start, stop = manifest.layout.passage_range(shard.index)
+    found = []
+    for array in manifest.layout.arrays:
       if array.name not in shard.files:
         continue
       name = array.file_name(shard.index)
-      message = _file_problem(path / name, shard.files[array.name])
+      message = _file_problem(place, name, shard.files[array.name])
       if message:
-        start, stop = layout.passage_range(shard.index)
-        problems.append(Problem(message, name, shard.index, (start, stop - 1)))
-    if progress:
-      progress(done, len(manifest.shards))
-  return problems + _foreign_files(path, manifest)
+        found.append(Problem(message, name, shard.index, (start, stop - 1)))
+    return found
+
+  # Hashing lets go of Python's lock.
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for done, found in enumerate(pool.map(check, manifest.shards), 1):
+      problems += found
+      if progress:
+        progress(done, len(manifest.shards))
+  return problems + _foreign_files(place, manifest)
+
+
+def _copy_problems(
+  place: places.Place, manifest: manifests.Manifest
+) -> list[Problem]:
+  """Whether the copy says what the manifest says."""
+  name = manifests.COPY_NAME
+  try:
+    same = place.read(name) == place.read(manifests.MANIFEST_NAME)
+  except FileNotFoundError:
+    return [Problem('is missing', name)]
+  if same:
+    return []
+  try:
+    copy = manifests.read_manifest(place, name)
+  except CacheCorruptError as error:
+    return [Problem(str(error), name)]
+  if copy == manifest:
+    return [Problem('has other bytes than the manifest', name)]
+  return [
+    Problem(
+      f'describes another cache than {manifests.MANIFEST_NAME}: one of the two '
+      'is stale',
+      name,
+    )
+  ]
 
 
 def _ledger_problems(manifest: manifests.Manifest) -> list[Problem]:
@@ -124,24 +163,30 @@ def _ledger_problems(manifest: manifests.Manifest) -> list[Problem]:
   return problems
 
 
-def _file_problem(path: pathlib.Path, entry: manifests.FileEntry) -> str | None:
+def _file_problem(
+  place: places.Place, name: str, entry: manifests.FileEntry
+) -> str | None:
   try:
-    size = path.stat().st_size
-    if size != entry.bytes:
-      return f'has {size} bytes, expected {entry.bytes}'
-    if files.sha256_of(path) != entry.sha256:
-      return 'its content has changed (SHA-256 differs from the ledger)'
+    size, sha256 = place.measure(name)
   except FileNotFoundError:
     return 'is missing'
   except OSError as error:
     return f'cannot be read: {error}'
+  if size != entry.bytes:
+    return f'has {size} bytes, expected {entry.bytes}'
+  if sha256 != entry.sha256:
+    return 'its content has changed (SHA-256 differs from the ledger)'
   return None
 
 
 def _foreign_files(
-  path: pathlib.Path, manifest: manifests.Manifest
+  place: places.Place, manifest: manifests.Manifest
 ) -> list[Problem]:
-  known = {manifests.MANIFEST_NAME, files.LOCK_NAME, *manifest.metadata_files}
+  known = {
+    manifests.MANIFEST_NAME,
+    manifests.COPY_NAME,
+    *manifest.metadata_files,
+  }
   for shard in manifest.shards:
     known |= {
       array.file_name(shard.index)
@@ -150,10 +195,6 @@ def _foreign_files(
     }
   return [
     Problem('does not belong to the cache', name)
-    for name in sorted(
-      file.relative_to(path).as_posix()
-      for file in path.rglob('*')
-      if file.is_file()
-    )
-    if name not in known
+    for name in place.names()
+    if name not in known and not locks.is_lock(name)
   ]

@@ -270,11 +270,7 @@ def read_passages(path: str | os.PathLike) -> list[Passage]:
   seen: dict[str, int] = {}
   for number, value in iterate_json_lines(path):
     where = f'{path}, line {number}'
-    passage = Passage(
-      id=str(_take(value, 'id', (str, int), where)),
-      title=_take(value, 'title', str, where, default=''),
-      text=_take(value, 'text', str, where),
-    )
+    passage = passage_from_json(value, where)
     if passage.id in seen:
       raise ValueError(
         f'{where}: the id {passage.id!r} stands on line {seen[passage.id]} '
@@ -283,6 +279,15 @@ def read_passages(path: str | os.PathLike) -> list[Passage]:
     seen[passage.id] = number
     passages.append(passage)
   return passages
+
+
+def passage_from_json(value: Mapping[str, Any], where: str) -> Passage:
+  """A passage of a corpus; ValueError, headed by `where`, if a key is wrong."""
+  return Passage(
+    id=str(_take(value, 'id', (str, int), where)),
+    title=_take(value, 'title', str, where, default=''),
+    text=_take(value, 'text', str, where),
+  )
 
 
 def write_passages(path: str | os.PathLike, passages: Iterable[Passage]) -> int:

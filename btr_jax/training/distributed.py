@@ -253,15 +253,16 @@ def check_agreement(what: str, value: Any) -> None:
       f'The processes disagree about {what}: {others} of '
       f'{jax.process_count()} differ from process 0; process '
       f'{jax.process_index()} has {text[:500]}. Give all processes the same '
-      'command, and a MODEL_DIR on storage that they share.'
+      'command, and folders on storage that they share.'
     )
 
 
-def check_shared_folder(folder: pathlib.Path) -> None:
+def check_shared_folder(folder: pathlib.Path, name: str = 'MODEL_DIR') -> None:
   """Refuses a run whose processes write to different disks.
 
   Args:
     folder: of the run; it exists on each process.
+    name: what the user calls it.
 
   Raises:
     ValueError: on all processes, unless all see what process 0 writes there.
@@ -279,7 +280,7 @@ def check_shared_folder(folder: pathlib.Path) -> None:
     mark.unlink()
   if not seen.all():
     raise ValueError(
-      f'MODEL_DIR is {str(folder)!r}, which is not the same folder on all '
+      f'{name} is {str(folder)!r}, which is not the same folder on all '
       f'processes: {np.flatnonzero(~seen).tolist()} of {jax.process_count()} '
       'do not see what process 0 writes there. Expected one folder on storage '
       'that all hosts mount (docs/tpu_pods.md).'

@@ -51,15 +51,17 @@ class Corpus:
     real = (self.tokens != 0)[..., None]
     return {k: v * real for k, v in self.encode(self.tokens).items()}
 
-  def build(self, path: pathlib.Path, **options) -> Manifest:
+  def build(self, path, do=builder.build, **options) -> Manifest:
+    """`do` is builder.build, append or repair."""
     arguments = {
       'encode_fn': self.encode,
       'fingerprints': FINGERPRINTS,
       'vocab_size': self.vocab_size,
       'batch_size': 4,
-      'passages_per_shard': 8,
     } | options
-    return builder.build(
+    if do is not builder.append:
+      arguments.setdefault('passages_per_shard', 8)
+    return do(
       path,
       self.tokens_of,
       len(self.tokens),
@@ -105,6 +107,16 @@ def corpus_maker():
 @pytest.fixture(scope='session')
 def tree():
   return tree_of
+
+
+@pytest.fixture(scope='session')
+def never():
+  """An encode function for a build that has nothing to encode."""
+
+  def encode(tokens):
+    raise AssertionError('nothing was to be encoded')
+
+  return encode
 
 
 @pytest.fixture

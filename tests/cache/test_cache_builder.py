@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from btr_jax.cache import builder
+from btr_jax.cache import builder, shard_encoder
 from btr_jax.cache.store import CacheStore
 
 
 def test_buckets_end_with_the_passage_length():
-  assert builder.length_buckets(128) == (32, 64, 96, 128)
-  assert builder.length_buckets(40) == (32, 40)
-  assert builder.length_buckets(16) == (16,)
+  assert shard_encoder.length_buckets(128) == (32, 64, 96, 128)
+  assert shard_encoder.length_buckets(40) == (32, 40)
+  assert shard_encoder.length_buckets(16) == (16,)
 
 
 def test_batches_have_few_shapes_and_little_padding(tmp_path, corpus_maker):

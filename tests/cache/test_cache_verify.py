@@ -69,13 +69,6 @@ def test_a_damaged_manifest_is_a_problem(cache):
   assert 'altered' in problem.message
 
 
-def test_a_stale_manifest_is_a_problem(cache, tmp_path, corpus_maker):
-  corpus_maker(seed=5).build(tmp_path / 'other')
-  shutil.copy(tmp_path / 'other' / manifests.MANIFEST_NAME, cache)
-  problems = verify(cache)
-  assert {problem.shard for problem in problems} == {0, 1, 2, 3}
-
-
 def test_a_ledger_that_lacks_a_shard_is_a_problem(cache):
   path = cache / manifests.MANIFEST_NAME
   values = manifests.decode_json(path.read_bytes(), path)
