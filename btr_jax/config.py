@@ -18,6 +18,7 @@ REMATS = ('none', 'minimal', 'full')
 TOKEN_SELECTIONS = ('attention', 'random', 'all', 'none')
 CROSS_ATTENTIONS = ('reproject', 'cached', 'absorbed')
 MERGE_READINGS = ('every', 'except')
+DTYPES = ('float32', 'bfloat16')
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -274,3 +275,50 @@ class InferenceConfig:
 
 
 DEFAULT_INFERENCE = InferenceConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+  """How the engine pads, compiles and queues.
+
+  Attributes:
+    length_buckets: passage lengths, ascending, that batches are padded to; the
+      reader's limit always is one more. None takes multiples of 32; () pads
+      every batch to the limit.
+    max_batch: questions that are read at once when they come from a queue, and
+      the largest batch that is compiled at the start.
+    dtype: of the activations and matrices; None takes the reader's.
+    fused: encoder and decoder in one program; two tell the time of each.
+    compilation_cache: folder where compiled programs are kept for the next
+      process; None keeps none.
+    max_queue: questions that may wait; more are refused, or wait outside.
+    wait_seconds: how long a queue waits for a batch to fill.
+  """
+
+  length_buckets: tuple[int, ...] | None = None
+  max_batch: int = 16
+  dtype: str | None = None
+  fused: bool = True
+  compilation_cache: str | None = None
+  max_queue: int = 256
+  wait_seconds: float = 0.002
+
+  def __post_init__(self):
+    for name in ('max_batch', 'max_queue'):
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(f'engine.{name} is {value}; expected at least 1.')
+    if self.wait_seconds < 0:
+      raise ValueError(
+        f'engine.wait_seconds is {self.wait_seconds}; expected at least 0.'
+      )
+    if self.dtype is not None:
+      check_choice('engine.dtype', self.dtype, DTYPES)
+    buckets = self.length_buckets or ()
+    if list(buckets) != sorted(set(buckets)) or any(b < 1 for b in buckets):
+      raise ValueError(
+        f'engine.length_buckets is {buckets}; expected ascending lengths.'
+      )
+
+
+DEFAULT_ENGINE = EngineConfig()

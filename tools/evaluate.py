@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 from btr_jax import cache as cache_lib
+from btr_jax import config as config_lib
 from btr_jax.data import records as records_lib
 from btr_jax.evaluation import environment, evaluator, report, throughput
 from btr_jax.retrieval import recall
@@ -20,7 +21,10 @@ from btr_jax.tools import progress as progress_lib
 RECALL_CUTOFFS = (1, 5, 8, 20)
 NOTES = (
   'All systems read the same questions and passages in one process, padded '
-  'the same: to the longest passage of a batch, rounded up to 16 tokens.',
+  'the same: to the longest passage of a batch, rounded up to 32 tokens.',
+  'joint computes keys and values of the cross-attention once per question; '
+  'joint-absorbed and all other rows attend to the encoder states themselves '
+  'where answers are shorter than a head is wide.',
   'Questions per second leave retrieval out (see `retrieval`) and leave '
   'compilation out (see `compile_seconds`).',
   'joint and decomposed find the token ids of the passages in memory; systems '
@@ -142,6 +146,8 @@ def _start(
     cache=cache,
     mode=system.mode,
     num_passages=arguments.passages,
+    inference=config_lib.InferenceConfig(system.cross_attention),
+    config=config_lib.EngineConfig(fused=False),  # The parts are told.
   )
   return _Running(system, engine, storage)
 
@@ -158,6 +164,7 @@ def _row(
     'name': running.system.name,
     'mode': running.system.mode,
     'codec': running.system.codec,
+    'cross_attention': running.system.cross_attention,
     'em': scores['em'].to_dict(),
     'f1': scores['f1'].to_dict(),
     'em_kept': 100 * em / joint_em if joint_em else None,

@@ -163,13 +163,10 @@ class Reader(nn.Module):
         ),
       )
 
-    present = jnp.any(flat_passages != PAD_ID, axis=-1, keepdims=True)
     upper_trace, tokens = None, None
     if merging.intra_ratio or merging.cross_ratio:
-      tokens = merging_lib.Tokens.unmerged(mask & present, question_length)
+      tokens = merging_lib.Tokens.unmerged(mask, question_length)
     if merging.intra_ratio:
-      # A missing passage leaves nothing in the memory either way; within its
-      # own sequence the question is masked too, and that reaches nobody.
       output, tokens = self.encoder.upper_merging(
         states, tokens, question_length, merging
       )
@@ -178,7 +175,11 @@ class Reader(nn.Module):
       output, upper_trace = self.encoder.upper(
         states, mask, deterministic, question_length if trace else None
       )
-      mask = mask & present
+    # The decoder sees nothing of a missing passage, its question included.
+    mask = mask & jnp.any(flat_passages != PAD_ID, axis=-1, keepdims=True)
+    if tokens is not None:
+      kinds = jnp.where(mask, tokens.kinds, merging_lib.PADDING)
+      tokens = tokens.replace(kinds=kinds)
 
     def per_question(leaf):
       # [batch * passages, length, ...] -> [batch, passages * length, ...]
@@ -213,6 +214,15 @@ class Reader(nn.Module):
       encoded.states, encoded.mask, decoder_input_tokens, deterministic
     )
     return logits, encoded
+
+  def decode_all(
+    self,
+    states: Float[Array, 'batch memory embed'],
+    mask: Bool[Array, 'batch memory'],
+    decoder_input_tokens: Int[Array, 'batch answer_length'],
+  ) -> Float[Array, 'batch answer_length vocab']:
+    """Logits of an answer that is given, over a memory that is given."""
+    return self.decoder(states, mask, decoder_input_tokens)
 
   def start_decoding(
     self,

@@ -22,26 +22,35 @@ def reader(small_model, random_batch):
 def _forced(model, params, batch, form, beams=1):
   """Logits of all steps while the batch's tokens are fed."""
   inference = config_lib.InferenceConfig(form, num_beams=beams)
-  variables = {'params': params}
-  encoded = model.encode(params, batch)
-  inputs = batch['decoder_input_tokens']
-  cache, memories = model.module.apply(
-    variables, encoded, inputs.shape[1], inference, method='start_decoding'
-  )
-  found = []
-  for step in range(inputs.shape[1]):
-    tokens = jnp.repeat(inputs[:, step, None], beams, axis=1)
-    logits, cache = model.module.apply(
-      variables, cache, memories, tokens, jnp.int32(step), method='decode_step'
+
+  @jax.jit
+  def forced(params, batch):
+    def apply(*arguments, method):
+      return model.module.apply({'params': params}, *arguments, method=method)
+
+    inputs = batch['decoder_input_tokens']
+    encoded = model.encode(params, batch)
+    cache, memories = apply(
+      encoded, inputs.shape[1], inference, method='start_decoding'
     )
-    found.append(logits)
-  return jnp.stack(found, axis=2)
+
+    def feed(cache, numbered):
+      step, tokens = numbered
+      tokens = jnp.repeat(tokens[:, None], beams, axis=1)
+      logits, cache = apply(cache, memories, tokens, step, method='decode_step')
+      return cache, logits
+
+    steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)
+    _, logits = jax.lax.scan(feed, cache, (steps, inputs.T))
+    return jnp.moveaxis(logits, 0, 2)
+
+  return forced(params, batch)
 
 
 @pytest.mark.parametrize('form', config_lib.CROSS_ATTENTIONS)
 def test_steps_equal_teacher_forcing(reader, form):
   model, params, batch = reader
-  expected, _ = model.module.apply(
+  expected, _ = jax.jit(model.module.apply, static_argnums=4)(
     {'params': params},
     batch['question_tokens'],
     batch['passage_tokens'],
