@@ -306,7 +306,16 @@ class JaxRunner:
     params = programs.params
     memory = jax.eval_shape(programs.encode, params, self._shapes)
 
-    def step(params, cache, memories):
+    structures = []
+
+    # Leaves alone, because containers are checked for arrays in them.
+    def start(params, memory):
+      leaves, structure = jax.tree.flatten(programs.start(params, memory))
+      structures.append(structure)
+      return leaves
+
+    def step(params, leaves):
+      cache, memories = jax.tree.unflatten(structures[0], leaves)
       tokens = jnp.zeros((workload.batch, 1), jnp.int32)
       return programs.model.module.apply(
         {'params': params},
@@ -317,8 +326,8 @@ class JaxRunner:
         method='decode_step',
       )
 
-    cache, memories = jax.eval_shape(programs.start, params, memory)
-    one = jax.jit(step).lower(params, cache, memories)
+    leaves = jax.eval_shape(start, params, memory)
+    one = jax.jit(step).lower(params, leaves)
     whole = jax.jit(programs.answer).lower(params, self._shapes)
     steps = workload.answer_length
     # Operations before optimization: backends hide products in calls that are

@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 
 from btr_jax import config as config_lib
@@ -29,6 +30,7 @@ _CAST = ('kernel', 'embedding')
 
 def use_compilation_cache(folder: str | os.PathLike) -> None:
   """Keeps compiled programs in a folder, for the processes that come later."""
+  compilation_cache.reset_cache()  # It looks for its folder only once.
   jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
   # Small programs too: it is their number that the start waits for.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
