@@ -159,8 +159,8 @@ def random_reader(
       return jnp.ones(leaf.shape)
     values = generator.standard_normal(leaf.shape, np.float32)
     if names[-1] == 'embedding':
-      # T5's tied logits are scaled for unit embeddings.
-      return jnp.asarray(values)
+      # Where logits are tied to them, large ones repeat the last token.
+      return jnp.asarray(values * (0.2 if config.logits_via_embedding else 1))
     if names[-1] == 'table':
       return jnp.zeros(leaf.shape)
     scale = leaf.shape[0] ** -0.5

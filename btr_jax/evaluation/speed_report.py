@@ -31,7 +31,7 @@ def group(
     runners: by name.
     times: by name, from `take_turns`.
     roofline: the rates to compare with.
-    margins: also the smallest margin of systems without merging.
+    margins: also the smallest margin of each mode without merging.
 
   Returns:
     A record that JSON can carry: the workload and one row per system.
@@ -65,7 +65,10 @@ def group(
       row |= dataclasses.asdict(system) | runner.cost()
       least = roofline.seconds(row['flops'], row['bytes'])
       row['roofline_share'] = least / read
-      if margins and system.merging == benchmark.System.merging:
+      # The first of a kind stands for the others, which answer the same.
+      first = not any(_kind(runners[r['name']]) == _kind(runner) for r in rows)
+      unmerged = system.merging == benchmark.System.merging
+      if margins and first and unmerged:
         row['smallest_margin'] = runner.smallest_margin(
           found.last_batch, found.tokens[-1]
         )

@@ -59,7 +59,7 @@ class TorchReader:
           config.embed_dim, config.vocab_size, bias=False
         )
     flat = {
-      name: np.asarray(value, np.float32)
+      name: np.array(value, np.float32)  # A copy: torch wants to write.
       for name, value in model_lib.flat_params(params).items()
       if not name.startswith('codec/')
     }

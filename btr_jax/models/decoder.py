@@ -20,15 +20,15 @@ from btr_jax.models import attention as attention_lib
 from btr_jax.models import layers
 from btr_jax.models import merging as merging_lib
 
-# Keys and values [batch, heads, length, kv], where the length is that of the
+# Keys and values [rows, heads, length, kv], where the length is that of the
 # tokens so far or that of the memory.
 KeysValues = tuple[
-  Float[Array, 'batch heads _ kv'], Float[Array, 'batch heads _ kv']
+  Float[Array, 'rows heads _ kv'], Float[Array, 'rows heads _ kv']
 ]
 
 
-# Per layer, those of the tokens so far, with room for the longest answer. The
-# batch is that of the beams, [batch * beams, ...].
+# Per layer, those of the tokens so far, with room for the longest answer; a row
+# for each beam of each question.
 SelfAttentionCache = tuple[KeysValues, ...]
 
 

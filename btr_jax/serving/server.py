@@ -8,18 +8,33 @@ as what came in meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import concurrent.futures
 import dataclasses
 import queue
 import threading
 import time
+from typing import Any, Protocol, runtime_checkable
 
+from btr_jax import config as config_lib
 from btr_jax.data.records import Record
 from btr_jax.serving import engine as engine_lib
 
 # Batches that the device has been given and nobody has waited for yet.
 _BATCHES_AHEAD = 1
+
+
+@runtime_checkable
+class Reads(Protocol):
+  """What answers; `engine.Engine` is one."""
+
+  config: config_lib.EngineConfig
+
+  def warm_up(self) -> float: ...
+
+  def start(self, asked: Sequence[Record | str]) -> Any: ...
+
+  def finish(self, started: Any) -> Sequence[engine_lib.Answer]: ...
 
 
 class QueueFullError(RuntimeError):
@@ -38,7 +53,7 @@ class Server:
   Use it as a context manager, or `close` it: both answer what still waits.
   """
 
-  def __init__(self, engine: engine_lib.Engine, warm_up: bool = True):
+  def __init__(self, engine: Reads, warm_up: bool = True):
     """Compiles every shape, unless told not to, and starts to work.
 
     Args:

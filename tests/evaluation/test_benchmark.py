@@ -27,7 +27,7 @@ WORKLOAD = benchmark.Workload(
 def corpus(tmp_path_factory):
   """A reader of few operations under the benchmark's own names."""
   sizes = dict(benchmark.SIZES['tiny'], vocab_size=64, embed_dim=32)
-  sizes |= dict(num_heads=2, head_dim=16, mlp_dim=32, num_encoder_layers=3)
+  sizes |= dict(num_heads=2, head_dim=16, mlp_dim=96, num_encoder_layers=4)
   sizes |= dict(split_layer=2)
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(benchmark.SIZES, 'tiny', sizes)
@@ -84,7 +84,6 @@ def test_a_group(corpus):
   # Bits spare the lower layers, absorption the projection, merging tokens.
   flops = [row['flops'] for row in rows.values()]
   assert flops[0] > flops[4] > flops[5]
-  assert rows['binary reproject']['projections_in_loop'] >= 0
   for name in ('joint cached', 'joint absorbed', 'binary absorbed'):
     assert rows[name]['projections_in_loop'] == 0
   ratio = rows['joint cached']['speedup']['joint cached']

@@ -36,5 +36,5 @@ def test_same_tokens(tied, monkeypatch):
   theirs = torch_reader.TorchReader(reader.config, reader.params, 1).answer(
     questions, passages, 7
   )
-  assert len(np.unique(theirs, axis=0)) > 12
+  assert len(np.unique(theirs, axis=0)) > 6
   np.testing.assert_array_equal(ours, theirs)

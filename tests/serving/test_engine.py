@@ -227,11 +227,10 @@ def test_one_program_or_two_say_the_same(tiny_family, tiny_records):
 
 @pytest.mark.parametrize('fused', [True, False])
 def test_warm_up_compiles_everything(
-  cached, tiny_passages, tiny_records, fused
+  tmp_path, tiny_family, tiny_passages, tiny_records, fused
 ):
-  reader, cache = cached
-  if reader.config.codec.kind != 'residual':
-    pytest.skip('one codec is enough')
+  reader = load(tiny_family, 'binary', 'residual')
+  cache = build_cache(tmp_path / 'cache', reader, tiny_passages)
   config = config_lib.EngineConfig(max_batch=2, fused=fused, length_buckets=())
   merging = config_lib.MergingConfig(0.2, 0.2)
   engine = engine_lib.Engine(

@@ -29,6 +29,7 @@ class FakeEngine:
 
   def warm_up(self):
     self.warm = True
+    return 0.0
 
   def start(self, asked):
     if 'bad' in asked:
