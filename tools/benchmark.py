@@ -13,7 +13,12 @@ from typing import Any
 from btr_jax import config as config_lib
 from btr_jax.cache import builder
 from btr_jax.data import records as records_lib
-from btr_jax.evaluation import benchmark, environment, speed_report
+from btr_jax.evaluation import (
+  benchmark,
+  benchmark_inputs,
+  environment,
+  speed_report,
+)
 from btr_jax.tools import common
 from btr_jax.tools import progress as progress_lib
 
@@ -156,7 +161,9 @@ def systems_of(arguments: argparse.Namespace) -> list[benchmark.System]:
   return found
 
 
-def workloads_of(arguments: argparse.Namespace) -> list[benchmark.Workload]:
+def workloads_of(
+  arguments: argparse.Namespace,
+) -> list[benchmark_inputs.Workload]:
   """One group each: padded to its bucket, and to the maximum if asked for."""
   length = arguments.passage_length
   maximum = arguments.maximum_length
@@ -170,7 +177,7 @@ def workloads_of(arguments: argparse.Namespace) -> list[benchmark.Workload]:
   if maximum is not None and maximum not in padded:
     padded.append(maximum)
   return [
-    benchmark.Workload(
+    benchmark_inputs.Workload(
       passages,
       batch,
       arguments.question_length,
@@ -184,28 +191,34 @@ def workloads_of(arguments: argparse.Namespace) -> list[benchmark.Workload]:
   ]
 
 
-def _reader(arguments: argparse.Namespace, dtype: str) -> benchmark.Reader:
+def _reader(
+  arguments: argparse.Namespace, dtype: str
+) -> benchmark_inputs.Reader:
   if arguments.reader is None:
-    config_lib.check_choice('--size', arguments.size, tuple(benchmark.SIZES))
+    config_lib.check_choice(
+      '--size', arguments.size, tuple(benchmark_inputs.SIZES)
+    )
     bits = arguments.bits
     if arguments.codec == 'residual' and bits is None:
-      bits = benchmark.SIZES[arguments.size]['embed_dim'] // 4
+      bits = benchmark_inputs.SIZES[arguments.size]['embed_dim'] // 4
     codec = config_lib.CodecConfig(arguments.codec, bits)
-    return benchmark.random_reader(arguments.size, codec, dtype, arguments.seed)
+    return benchmark_inputs.random_reader(
+      arguments.size, codec, dtype, arguments.seed
+    )
   from btr_jax.models import reader_files
 
   loaded = reader_files.load_reader(
     arguments.reader, mode='binary', codec=arguments.codec
   )
   config = dataclasses.replace(loaded.config, dtype=dtype)
-  return benchmark.Reader(config, loaded.params)
+  return benchmark_inputs.Reader(config, loaded.params)
 
 
 def _runners(
   arguments: argparse.Namespace,
   systems: Sequence[benchmark.System],
-  corpus: benchmark.Corpus,
-  workload: benchmark.Workload,
+  corpus: benchmark_inputs.Corpus,
+  workload: benchmark_inputs.Workload,
 ) -> dict[str, Any]:
   runners: dict[str, Any] = {}
   with progress_lib.Progress('compiled') as progress:
@@ -243,7 +256,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   roofline = cost.roofline(dtype)
   groups = []
   with tempfile.TemporaryDirectory() as folder:
-    corpus = benchmark.Corpus(
+    corpus = benchmark_inputs.Corpus(
       reader,
       arguments.corpus_passages or max(arguments.passages),
       arguments.passage_length,

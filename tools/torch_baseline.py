@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from btr_jax.evaluation import benchmark
+from btr_jax.evaluation import benchmark_inputs
 from btr_jax.interop import torch_reader
 
 NAME = 'torch joint'
@@ -17,8 +17,8 @@ class TorchRunner:
 
   def __init__(
     self,
-    corpus: benchmark.Corpus,
-    workload: benchmark.Workload,
+    corpus: benchmark_inputs.Corpus,
+    workload: benchmark_inputs.Workload,
     threads: int | None = None,
   ):
     """Copies the weights to torch. Errors as `TorchReader`."""
@@ -30,7 +30,9 @@ class TorchRunner:
 
   def look_up(self, questions, numbers):
     length = self._workload.padded_length
-    return questions, benchmark.padded(self._corpus.tokens, numbers, length)
+    return questions, benchmark_inputs.padded(
+      self._corpus.tokens, numbers, length
+    )
 
   def read(self, batch) -> np.ndarray:
     return self._reader.answer(*batch, self._workload.answer_length)

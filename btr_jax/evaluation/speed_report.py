@@ -11,14 +11,14 @@ import numpy as np
 import rich.table
 
 from btr_jax.data import records
-from btr_jax.evaluation import benchmark, cost
+from btr_jax.evaluation import benchmark, benchmark_inputs, cost
 from btr_jax.evaluation.throughput import Spread
 
 BASELINES = ('joint cached', 'joint absorbed', 'torch joint')
 
 
 def group(
-  workload: benchmark.Workload,
+  workload: benchmark_inputs.Workload,
   runners: Mapping[str, benchmark.Runner],
   times: Mapping[str, benchmark.Times],
   roofline: cost.Roofline,

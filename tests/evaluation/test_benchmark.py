@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from btr_jax import config as config_lib
-from btr_jax.evaluation import benchmark, cost, speed_report
+from btr_jax.evaluation import benchmark, benchmark_inputs, cost, speed_report
 
-WORKLOAD = benchmark.Workload(
+WORKLOAD = benchmark_inputs.Workload(
   passages=3,
   batch=2,
   question_length=4,
@@ -26,20 +26,20 @@ WORKLOAD = benchmark.Workload(
 @pytest.fixture(scope='module')
 def corpus(tmp_path_factory):
   """A reader of few operations under the benchmark's own names."""
-  sizes = dict(benchmark.SIZES['tiny'], vocab_size=64, embed_dim=32)
+  sizes = dict(benchmark_inputs.SIZES['tiny'], vocab_size=64, embed_dim=32)
   sizes |= dict(num_heads=2, head_dim=16, mlp_dim=96, num_encoder_layers=4)
   sizes |= dict(split_layer=2)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(benchmark.SIZES, 'tiny', sizes)
-    reader = benchmark.random_reader(
+    patch.setitem(benchmark_inputs.SIZES, 'tiny', sizes)
+    reader = benchmark_inputs.random_reader(
       'tiny', config_lib.CodecConfig('residual', 8), 'float32'
     )
   folder = tmp_path_factory.mktemp('benchmark')
-  return benchmark.Corpus(reader, 6, WORKLOAD.passage_length, folder)
+  return benchmark_inputs.Corpus(reader, 6, WORKLOAD.passage_length, folder)
 
 
 def test_sizes_are_those_of_training(repository):
-  for size, values in benchmark.SIZES.items():
+  for size, values in benchmark_inputs.SIZES.items():
     path = pathlib.Path(repository) / 'gin_configs' / 'models' / f'{size}.gin'
     text = path.read_text()
     for name, value in values.items():
@@ -173,4 +173,4 @@ def test_roofline():
 
 def test_unknown_size_is_named():
   with pytest.raises(ValueError, match="size is 'huge'; expected one of tiny"):
-    benchmark.random_reader('huge', config_lib.CodecConfig(), 'float32')
+    benchmark_inputs.random_reader('huge', config_lib.CodecConfig(), 'float32')

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from btr_jax import config as config_lib
-from btr_jax.evaluation import benchmark
+from btr_jax.evaluation import benchmark_inputs
 from btr_jax.interop import torch_reader
 from btr_jax.models import model as model_lib
 
@@ -16,11 +16,11 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore')]
 
 @pytest.mark.parametrize('tied', [False, True])
 def test_same_tokens(tied, monkeypatch):
-  sizes = dict(benchmark.SIZES['tiny'], vocab_size=96, embed_dim=32)
+  sizes = dict(benchmark_inputs.SIZES['tiny'], vocab_size=96, embed_dim=32)
   sizes |= dict(num_heads=2, head_dim=16, mlp_dim=48, num_encoder_layers=3)
   sizes |= dict(split_layer=2, logits_via_embedding=tied)
-  monkeypatch.setitem(benchmark.SIZES, 'tiny', sizes)
-  reader = benchmark.random_reader(
+  monkeypatch.setitem(benchmark_inputs.SIZES, 'tiny', sizes)
+  reader = benchmark_inputs.random_reader(
     'tiny', config_lib.CodecConfig('residual'), 'float32'
   )
   limits = config_lib.InputLimits(6, 20, 7, 3)

@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from btr_jax.evaluation import benchmark
+from btr_jax.evaluation import benchmark_inputs
 
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch):
-  sizes = dict(benchmark.SIZES['tiny'], vocab_size=64, embed_dim=32)
+  sizes = dict(benchmark_inputs.SIZES['tiny'], vocab_size=64, embed_dim=32)
   sizes |= dict(num_heads=2, head_dim=16, mlp_dim=32, num_encoder_layers=2)
   sizes |= dict(split_layer=1, num_decoder_layers=1)
-  monkeypatch.setitem(benchmark.SIZES, 'tiny', sizes)
+  monkeypatch.setitem(benchmark_inputs.SIZES, 'tiny', sizes)
 
 
 def test_benchmark(last_json, tmp_path):
