@@ -16,6 +16,9 @@ CODECS = ('calibrated', 'residual', 'float', 'sign')
 INITIALIZERS = ('t5', 'mimetic')
 REMATS = ('none', 'minimal', 'full')
 TOKEN_SELECTIONS = ('attention', 'random', 'all', 'none')
+CROSS_ATTENTIONS = ('reproject', 'cached', 'absorbed')
+MERGE_READINGS = ('every', 'except')
+DTYPES = ('float32', 'bfloat16')
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -176,3 +179,146 @@ class InputLimits:
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> InputLimits:
     return _from_dict(cls, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class MergingConfig:
+  """Which tokens are merged while a question is read (paper, Algorithm 2).
+
+  Attributes:
+    intra_ratio: share of a passage's tokens merged away in each upper layer
+      of the encoder, between attention and feed-forward; 0 merges none.
+    cross_ratio: share of the decoder's memory merged away, across passages,
+      at each of the decoder layers that `cross_period` names.
+    cross_period: g of the paper.
+    cross_reading: what "every g layers" means for layers counted from 1:
+      `every` merges before layers g, 2g, ... (the paper's text), `except`
+      before all others (line 5 of its Algorithm 2 as printed).
+    proportional_attention: a merged token counts in the softmax as often as
+      there are tokens in it (ToMe's switch).
+  """
+
+  intra_ratio: float = 0.0
+  cross_ratio: float = 0.0
+  cross_period: int = 3
+  cross_reading: str = 'every'
+  proportional_attention: bool = False
+
+  def __post_init__(self):
+    check_choice('merging.cross_reading', self.cross_reading, MERGE_READINGS)
+    for name in ('intra_ratio', 'cross_ratio'):
+      value = getattr(self, name)
+      if not 0 <= value <= 0.5:
+        raise ValueError(
+          f'merging.{name} is {value}; expected 0 to 0.5: one pass merges '
+          'each token of one half into one of the other half at most.'
+        )
+    if self.cross_period < 1:
+      raise ValueError(
+        f'merging.cross_period is {self.cross_period}; expected at least 1 '
+        '(the paper uses 3).'
+      )
+
+  def merges_at(self, decoder_layer: int) -> bool:
+    """Whether the memory is merged before this layer, counted from 0."""
+    if not self.cross_ratio:
+      return False
+    due = (decoder_layer + 1) % self.cross_period == 0
+    return due == (self.cross_reading == 'every')
+
+
+NO_MERGING = MergingConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+  """How a reader is run. Its answers do not depend on it, but for `merging`,
+  the number of beams, and rounding.
+
+  Attributes:
+    cross_attention: how the decoder reads the memory: `reproject` computes
+      keys and values at every step (T5X's way, for comparison), `cached` once
+      per question, `absorbed` never, attending to the encoder's states
+      themselves; None takes `absorbed` where it is the least work.
+    merging: which tokens are merged.
+    num_beams: answers kept at each step; 1 is greedy.
+    length_penalty: beams are ranked by score / length ** length_penalty.
+  """
+
+  cross_attention: str | None = None
+  merging: MergingConfig = NO_MERGING
+  num_beams: int = 1
+  length_penalty: float = 1.0
+
+  def __post_init__(self):
+    if self.cross_attention is not None:
+      check_choice('cross_attention', self.cross_attention, CROSS_ATTENTIONS)
+    if self.num_beams < 1:
+      raise ValueError(f'num_beams is {self.num_beams}; expected at least 1.')
+    if self.length_penalty < 0:
+      raise ValueError(
+        f'length_penalty is {self.length_penalty}; expected at least 0: with '
+        'less, no answer could be told to be the best before the last step.'
+      )
+
+  def cross_attention_for(self, answer_length: int, head_dim: int) -> str:
+    """The form to use for answers of this many tokens.
+
+    Per head and memory token, `cached` projects once (embed * head_dim) and
+    pays head_dim a query, `absorbed` pays embed a query and projects nothing:
+    the less while there are fewer queries than a head has dimensions.
+    """
+    if self.cross_attention is not None:
+      return self.cross_attention
+    queries = answer_length * self.num_beams
+    return 'absorbed' if queries < head_dim else 'cached'
+
+
+DEFAULT_INFERENCE = InferenceConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+  """How the engine pads, compiles and queues.
+
+  Attributes:
+    length_buckets: passage lengths, ascending, that batches are padded to; the
+      reader's limit always is one more. None takes multiples of 32; () pads
+      every batch to the limit.
+    max_batch: questions that are read at once when they come from a queue, and
+      the largest batch that is compiled at the start.
+    dtype: of the activations and matrices; None takes the reader's.
+    fused: encoder and decoder in one program; two tell the time of each.
+    compilation_cache: folder where compiled programs are kept for the next
+      process; None keeps none.
+    max_queue: questions that may wait; more are refused, or wait outside.
+    wait_seconds: how long a queue waits for a batch to fill.
+  """
+
+  length_buckets: tuple[int, ...] | None = None
+  max_batch: int = 16
+  dtype: str | None = None
+  fused: bool = True
+  compilation_cache: str | None = None
+  max_queue: int = 256
+  wait_seconds: float = 0.002
+
+  def __post_init__(self):
+    for name in ('max_batch', 'max_queue'):
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(f'engine.{name} is {value}; expected at least 1.')
+    if self.wait_seconds < 0:
+      raise ValueError(
+        f'engine.wait_seconds is {self.wait_seconds}; expected at least 0.'
+      )
+    if self.dtype is not None:
+      check_choice('engine.dtype', self.dtype, DTYPES)
+    buckets = self.length_buckets or ()
+    if list(buckets) != sorted(set(buckets)) or any(b < 1 for b in buckets):
+      raise ValueError(
+        f'engine.length_buckets is {buckets}; expected ascending lengths.'
+      )
+
+
+DEFAULT_ENGINE = EngineConfig()

@@ -8,6 +8,7 @@ import pathlib
 import rich.markup
 import rich.table
 
+from btr_jax import config as config_lib
 from btr_jax.serving import engine as engine_lib
 from btr_jax.tools import caches, common, corpora, systems
 
@@ -174,6 +175,7 @@ def main(argv: Sequence[str]) -> int:
     cache,
     mode=system.mode,
     num_passages=arguments.passages,
+    config=config_lib.EngineConfig(fused=False),  # The parts are told.
   )
   answers = ask(engine, arguments.question, sources=corpus.documents)
   common.print_json(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pathlib
 import time
 
+from btr_jax import config as config_lib
 from btr_jax.serving import engine as engine_lib
 from btr_jax.tools import ask, caches, common, corpora, evaluate, systems
 from btr_jax.tools import progress as progress_lib
@@ -104,7 +105,12 @@ def main(argv: Sequence[str]) -> int:
     command='',
   )
   engine = engine_lib.Engine(
-    reader, corpus.passages, corpus.retriever, cache, mode=system.mode
+    reader,
+    corpus.passages,
+    corpus.retriever,
+    cache,
+    mode=system.mode,
+    config=config_lib.EngineConfig(fused=False),  # The parts are told.
   )
   answers = ask.ask(engine, QUESTIONS)
   seconds = time.monotonic() - started

@@ -11,6 +11,7 @@ import pathlib
 from typing import Any
 
 from btr_jax import cache as cache_lib
+from btr_jax import config as config_lib
 from btr_jax.data import records as records_lib
 from btr_jax.data.benchmarks import table as benchmarks
 from btr_jax.evaluation import (
@@ -29,7 +30,10 @@ from btr_jax.tools import progress as progress_lib
 RECALL_CUTOFFS = (1, 5, 8, 20)
 NOTES = (
   'All systems read the same questions and passages in one process, padded '
-  'the same: to the longest passage of a batch, rounded up to 16 tokens.',
+  'the same: to the longest passage of a batch, rounded up to 32 tokens.',
+  'joint computes keys and values of the cross-attention once per question; '
+  'joint-absorbed and all other rows attend to the encoder states themselves '
+  'where answers are shorter than a head is wide.',
   'Questions per second leave retrieval out (see `retrieval`) and leave '
   'compilation out (see `compile_seconds`).',
   'joint and decomposed find the token ids of the passages in memory; systems '
@@ -170,6 +174,8 @@ def _start(
     cache=cache,
     mode=system.mode,
     num_passages=arguments.passages,
+    inference=config_lib.InferenceConfig(system.cross_attention),
+    config=config_lib.EngineConfig(fused=False),  # The parts are told.
   )
   return _Running(system, engine, storage)
 
@@ -187,6 +193,7 @@ def _row(
     'name': running.system.name,
     'mode': running.system.mode,
     'codec': running.system.codec,
+    'cross_attention': running.system.cross_attention,
     **{name: score.to_dict() for name, score in scores.items()},
     'em_kept': 100 * scores[headline].mean / joint_mean if joint_mean else None,
     'speed': speed.to_dict() if speed else None,

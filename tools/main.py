@@ -61,6 +61,10 @@ COMMANDS = {
     'btr_jax.tools.evaluate',
     'scores of a task, questions per second, bytes per token',
   ),
+  'benchmark': (
+    'btr_jax.tools.benchmark',
+    'speed, operations and memory over sizes, passages and batches',
+  ),
   'convert': (
     'btr_jax.tools.convert_checkpoint',
     'checkpoints from and to Hugging Face, Atlas and T5X',

@@ -17,6 +17,7 @@ from btr_jax.data import records
 # a marker of its own as well, for print in grey.
 _LOOKS = {
   'joint': ('#000000', 'o'),
+  'joint-absorbed': ('#E69F00', 'p'),
   'decomposed': ('#0072B2', 's'),
   'decomposed-cached': ('#56B4E9', 'P'),
   'binary-calibrated': ('#D55E00', '^'),

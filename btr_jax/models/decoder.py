@@ -1,8 +1,9 @@
 """T5's decoder over the fused memory of all passages (Fusion-in-Decoder).
 
-For training the whole target goes through at once. For decoding, the keys and
-values of the memory are projected once per question, and each step feeds one
-token and reads the self-attention keys and values of the steps before.
+For training the whole target goes through at once. For decoding, what can be
+done once per question is (`Decoder.start`), and each step feeds one token and
+reads the self-attention keys and values of the steps before. Several beams of
+a question are several queries to one memory, which is never copied for them.
 """
 
 from __future__ import annotations
@@ -15,27 +16,37 @@ from jaxtyping import Array, Bool, Float, Int
 
 from btr_jax import axes
 from btr_jax import config as config_lib
+from btr_jax.models import attention as attention_lib
 from btr_jax.models import layers
+from btr_jax.models import merging as merging_lib
 
-# Keys and values [batch, heads, length, kv], where the length is that of the
+# Keys and values [rows, heads, length, kv], where the length is that of the
 # tokens so far or that of the memory.
 KeysValues = tuple[
-  Float[Array, 'batch heads _ kv'], Float[Array, 'batch heads _ kv']
+  Float[Array, 'rows heads _ kv'], Float[Array, 'rows heads _ kv']
 ]
 
 
+# Per layer, those of the tokens so far, with room for the longest answer; a row
+# for each beam of each question.
+SelfAttentionCache = tuple[KeysValues, ...]
+
+
 @struct.dataclass
-class DecoderCache:
-  """State of decoding.
+class Memory:
+  """What a decoder layer attends to while it decodes.
 
   Attributes:
-    self_attention: per layer, keys and values of the tokens so far, with room
-      for the longest answer.
-    cross_attention: per layer, keys and values of the memory.
+    form: one of `config.CROSS_ATTENTIONS`.
+    states: the memory; None for the form `cached`.
+    keys_values: its keys and values; None for the other forms.
+    bias: added to the scores: padding, and sizes of merged tokens.
   """
 
-  self_attention: tuple[KeysValues, ...]
-  cross_attention: tuple[KeysValues, ...]
+  form: str = struct.field(pytree_node=False)
+  states: Float[Array, 'batch memory embed'] | None
+  keys_values: KeysValues | None
+  bias: Float[Array, 'batch 1 1 memory']
 
 
 class DecoderLayer(nn.Module):
@@ -48,7 +59,7 @@ class DecoderLayer(nn.Module):
     dtype = jnp.dtype(cfg.dtype)
 
     def attention():
-      return layers.Attention(
+      return attention_lib.Attention(
         cfg.embed_dim, cfg.num_heads, cfg.head_dim, cfg.dropout_rate, dtype
       )
 
@@ -62,42 +73,6 @@ class DecoderLayer(nn.Module):
     )
     self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
 
-  def __call__(
-    self,
-    states: Float[Array, 'batch length embed'],
-    self_keys_values: KeysValues | None,
-    cross_keys_values: KeysValues,
-    self_bias: Float[Array, '#batch heads length keys'],
-    cross_bias: Float[Array, '#batch #heads #length memory'],
-    step: Int[Array, ''] | None = None,
-    deterministic: bool = True,
-  ) -> tuple[Float[Array, 'batch length embed'], KeysValues]:
-    """One layer over all positions (no cache) or over position `step`."""
-
-    def drop(update):
-      return self.dropout(update, deterministic=deterministic)
-
-    normed = self.pre_self_attention_layer_norm(states)
-    keys, values = self.self_attention.keys_and_values(normed)
-    if self_keys_values is not None:
-      write = jax.lax.dynamic_update_slice_in_dim
-      keys = write(self_keys_values[0], keys, step, axis=2)
-      values = write(self_keys_values[1], values, step, axis=2)
-    update, _ = self.self_attention.attend(
-      normed, keys, values, self_bias, deterministic
-    )
-    states = states + drop(update)
-    update, _ = self.encoder_decoder_attention.attend(
-      self.pre_cross_attention_layer_norm(states),
-      *cross_keys_values,
-      cross_bias,
-      deterministic,
-    )
-    states = states + drop(update)
-    update = self.mlp(self.pre_mlp_layer_norm(states), deterministic)
-    states = layers.constrain_states(states + drop(update))
-    return states, (keys, values)
-
   def over_memory(
     self,
     states: Float[Array, 'batch length embed'],
@@ -110,11 +85,70 @@ class DecoderLayer(nn.Module):
 
     So that `remat` need not keep the memory's keys and values of all layers.
     """
+
+    def drop(update):
+      return self.dropout(update, deterministic=deterministic)
+
     cross = self.encoder_decoder_attention.keys_and_values(memory)
-    states, _ = self(
-      states, None, cross, self_bias, cross_bias, deterministic=deterministic
+    update, _ = self.self_attention(
+      self.pre_self_attention_layer_norm(states), self_bias, deterministic
     )
-    return states
+    states = states + drop(update)
+    update, _ = self.encoder_decoder_attention.attend(
+      self.pre_cross_attention_layer_norm(states),
+      *cross,
+      cross_bias,
+      deterministic,
+    )
+    states = states + drop(update)
+    update = self.mlp(self.pre_mlp_layer_norm(states), deterministic)
+    return layers.constrain_states(states + drop(update))
+
+  def step(
+    self,
+    states: Float[Array, 'batch beams embed'],
+    cache: KeysValues,
+    memory: Memory,
+    self_bias: Float[Array, '1 heads 1 keys'],
+    step: Int[Array, ''],
+  ) -> tuple[Float[Array, 'batch beams embed'], KeysValues]:
+    """One layer over position `step` of each beam."""
+    # [batch, beams, embed] -> [batch * beams, 1, embed]: beams share nothing
+    # but the memory.
+    normed = self.pre_self_attention_layer_norm(states)
+    normed = normed.reshape(-1, 1, normed.shape[-1])
+    keys, values = self.self_attention.keys_and_values(normed)
+    write = jax.lax.dynamic_update_slice_in_dim
+    keys = write(cache[0], keys, step, axis=2)
+    values = write(cache[1], values, step, axis=2)
+    update, _ = self.self_attention.attend(normed, keys, values, self_bias)
+    states = states + update.reshape(states.shape)
+    states = states + self._attend_to(memory, states)
+    states = states + self.mlp(self.pre_mlp_layer_norm(states))
+    return layers.constrain_states(states), (keys, values)
+
+  def _attend_to(self, memory, states):
+    attention = self.encoder_decoder_attention
+    queries = self.pre_cross_attention_layer_norm(states)
+    if memory.form == 'absorbed':
+      return attention.attend_absorbed(queries, memory.states, memory.bias)
+    if memory.form == 'cached':
+      keys, values = memory.keys_values
+    else:
+      keys, values = attention.keys_and_values(memory.states)
+    return attention.attend(queries, keys, values, memory.bias)[0]
+
+  def read_memory(
+    self,
+    memory: Float[Array, 'batch memory embed'],
+    bias: Float[Array, 'batch 1 1 memory'],
+    form: str,
+  ) -> Memory:
+    """What `step` attends to, all work done that can be done beforehand."""
+    if form == 'cached':
+      keys_values = self.encoder_decoder_attention.keys_and_values(memory)
+      return Memory(form, None, keys_values, bias)
+    return Memory(form, memory, None, bias)
 
 
 class Decoder(nn.Module):
@@ -126,7 +160,7 @@ class Decoder(nn.Module):
   def setup(self):
     cfg = self.config
     dtype = jnp.dtype(cfg.dtype)
-    self.relpos_bias = layers.RelativePositionBias(
+    self.relpos_bias = attention_lib.RelativePositionBias(
       cfg.num_heads,
       cfg.relpos_buckets,
       cfg.relpos_max_distance,
@@ -152,15 +186,6 @@ class Decoder(nn.Module):
     logits = layers.constrain(logits, axes.BATCH, axes.LENGTH, axes.VOCAB)
     return logits.astype(jnp.float32)
 
-  def project_memory(
-    self, memory: Float[Array, 'batch memory embed']
-  ) -> tuple[KeysValues, ...]:
-    """Keys and values of the memory for every layer: once per question."""
-    return tuple(
-      layer.encoder_decoder_attention.keys_and_values(memory)
-      for layer in self.layers
-    )
-
   def __call__(
     self,
     memory: Float[Array, 'batch memory embed'],
@@ -172,10 +197,10 @@ class Decoder(nn.Module):
     length = input_tokens.shape[1]
     positions = jnp.arange(length, dtype=jnp.int32)
     causal = jnp.where(
-      positions[None, :] <= positions[:, None], 0.0, layers.MASKED
+      positions[None, :] <= positions[:, None], 0.0, attention_lib.MASKED
     )
     self_bias = self.relpos_bias(positions, positions) + causal[None, None]
-    cross_bias = layers.padding_bias(memory_mask)
+    cross_bias = attention_lib.padding_bias(memory_mask)
     states = self.token_embedder(input_tokens)
     states = self.dropout(states, deterministic=deterministic)
     states = layers.constrain_states(states)
@@ -187,43 +212,82 @@ class Decoder(nn.Module):
     return self._logits(states, deterministic)
 
   def start(
-    self, memory: Float[Array, 'batch memory embed'], max_length: int
-  ) -> DecoderCache:
-    """The cache before the first step."""
+    self,
+    memory: Float[Array, 'batch memory embed'],
+    memory_mask: Bool[Array, 'batch memory'],
+    max_length: int,
+    inference: config_lib.InferenceConfig,
+    tokens: merging_lib.Tokens | None = None,
+  ) -> tuple[SelfAttentionCache, tuple[Memory, ...]]:
+    """What decoding begins with.
+
+    Args:
+      memory: the encoder's output.
+      memory_mask: real tokens.
+      max_length: of the answers.
+      inference: form of cross-attention, merging, beams.
+      tokens: what the memory stands for; needed to merge across passages.
+
+    Returns:
+      The empty cache of the beams' self-attention, and per layer the memory.
+    """
     cfg = self.config
-    shape = (memory.shape[0], cfg.num_heads, max_length, cfg.head_dim)
+    rows = memory.shape[0] * inference.num_beams
     zeros = layers.constrain(
-      jnp.zeros(shape, jnp.dtype(cfg.dtype)),
+      jnp.zeros(
+        (rows, cfg.num_heads, max_length, cfg.head_dim), jnp.dtype(cfg.dtype)
+      ),
       axes.BATCH,
       axes.HEADS,
       axes.LENGTH,
       axes.KV,
     )
-    return DecoderCache(
-      self_attention=tuple((zeros, zeros) for _ in self.layers),
-      cross_attention=self.project_memory(memory),
+    form = inference.cross_attention_for(max_length, cfg.head_dim)
+    memories = tuple(
+      layer.read_memory(states, bias, form)
+      for layer, (states, bias) in zip(
+        self.layers,
+        self._memories(memory, memory_mask, inference.merging, tokens),
+        strict=True,
+      )
     )
+    return tuple((zeros, zeros) for _ in self.layers), memories
+
+  def _memories(self, memory, memory_mask, merging, tokens):
+    """Memory and bias of each layer; merged from one layer to the next."""
+    bias = attention_lib.padding_bias(memory_mask)
+    if tokens is not None:
+      bias += merging_lib.size_bias(tokens, merging.proportional_attention)
+    if merging.cross_ratio:
+      memory, tokens = merging_lib.by_kind(memory, tokens)
+    found = []
+    for number, layer in enumerate(self.layers):
+      if merging.merges_at(number):
+        count = merging_lib.merge_count(memory.shape[1], merging.cross_ratio)
+        features = layer.encoder_decoder_attention.mean_keys(memory)
+        matching = merging_lib.match(features, tokens.kinds, count)
+        memory, tokens = merging_lib.merge(matching, memory, tokens)
+      if merging.cross_ratio:
+        bias = attention_lib.padding_bias(tokens.kinds != merging_lib.PADDING)
+        bias += merging_lib.size_bias(tokens, merging.proportional_attention)
+      found.append((memory, bias))
+    return found
 
   def step(
     self,
-    cache: DecoderCache,
-    memory_mask: Bool[Array, 'batch memory'],
-    tokens: Int[Array, 'batch'],
+    cache: SelfAttentionCache,
+    memories: tuple[Memory, ...],
+    tokens: Int[Array, 'batch beams'],
     step: Int[Array, ''],
-  ) -> tuple[Float[Array, 'batch vocab'], DecoderCache]:
-    """Feeds one token per example and returns the logits of the next."""
-    max_length = cache.self_attention[0][0].shape[2]
-    positions = jnp.arange(max_length, dtype=jnp.int32)
-    future = jnp.where(positions <= step, 0.0, layers.MASKED)
+  ) -> tuple[Float[Array, 'batch beams vocab'], SelfAttentionCache]:
+    """Feeds one token per beam and returns the logits of the next."""
+    positions = jnp.arange(cache[0][0].shape[2], dtype=jnp.int32)
+    future = jnp.where(positions <= step, 0.0, attention_lib.MASKED)
     self_bias = self.relpos_bias(step[None], positions)
     self_bias = self_bias + future[None, None, None]
-    cross_bias = layers.padding_bias(memory_mask)
-    states = self.token_embedder(tokens[:, None])
-    self_attention = []
-    for layer, own, cross in zip(
-      self.layers, cache.self_attention, cache.cross_attention, strict=True
-    ):
-      states, own = layer(states, own, cross, self_bias, cross_bias, step)
-      self_attention.append(own)
-    logits = self._logits(states, deterministic=True)[:, 0]
-    return logits, cache.replace(self_attention=tuple(self_attention))
+    states = self.token_embedder(tokens)
+    written = []
+    for layer, own, memory in zip(self.layers, cache, memories, strict=True):
+      states, own = layer.step(states, own, memory, self_bias, step)
+      written.append(own)
+    return self._logits(states, deterministic=True), tuple(written)

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from btr_jax import config as config_lib
+from btr_jax.models import attention as attention_lib
 from btr_jax.models import layers
+from btr_jax.models import merging as merging_lib
 
 
 class EncoderLayer(nn.Module):
@@ -27,7 +29,7 @@ class EncoderLayer(nn.Module):
     cfg = self.config
     dtype = jnp.dtype(cfg.dtype)
     self.pre_attention_layer_norm = layers.LayerNorm(cfg.embed_dim, dtype)
-    self.attention = layers.Attention(
+    self.attention = attention_lib.Attention(
       cfg.embed_dim, cfg.num_heads, cfg.head_dim, cfg.dropout_rate, dtype
     )
     self.pre_mlp_layer_norm = layers.LayerNorm(cfg.embed_dim, dtype)
@@ -56,6 +58,33 @@ class EncoderLayer(nn.Module):
     states = states + self.dropout(update, deterministic=deterministic)
     return layers.constrain_states(states), weights
 
+  def merging(
+    self,
+    states: Float[Array, 'batch length embed'],
+    bias: Float[Array, '#batch #heads length length'],
+    tokens: merging_lib.Tokens,
+    question_length: int,
+    ratio: float,
+  ) -> tuple[Float[Array, 'batch left embed'], merging_lib.Tokens]:
+    """The layer, merging passage tokens between attention and feed-forward."""
+    normed = self.pre_attention_layer_norm(states)
+    keys, values = self.attention.keys_and_values(normed)
+    update, _ = self.attention.attend(normed, keys, values, bias)
+    states = states + update
+    count = merging_lib.merge_count(states.shape[1] - question_length, ratio)
+    if count:
+      passage = tokens.part(question_length, None)
+      features = jnp.mean(keys[:, :, question_length:], axis=1)
+      matching = merging_lib.match(features, passage.kinds, count)
+      merged, passage = merging_lib.merge(
+        matching, states[:, question_length:], passage
+      )
+      question = states[:, :question_length]
+      states = jnp.concatenate([question, merged], axis=1)
+      tokens = passage.after(tokens.part(0, question_length))
+    states = states + self.mlp(self.pre_mlp_layer_norm(states))
+    return layers.constrain_states(states), tokens
+
 
 @struct.dataclass
 class UpperTrace:
@@ -81,7 +110,7 @@ class Encoder(nn.Module):
   def setup(self):
     cfg = self.config
     dtype = jnp.dtype(cfg.dtype)
-    self.relpos_bias = layers.RelativePositionBias(
+    self.relpos_bias = attention_lib.RelativePositionBias(
       cfg.num_heads,
       cfg.relpos_buckets,
       cfg.relpos_max_distance,
@@ -96,7 +125,8 @@ class Encoder(nn.Module):
   def _bias(self, mask):
     # Bias and padding mask in one array, computed once for all layers.
     positions = jnp.arange(mask.shape[1], dtype=jnp.int32)
-    return self.relpos_bias(positions, positions) + layers.padding_bias(mask)
+    position_bias = self.relpos_bias(positions, positions)
+    return position_bias + attention_lib.padding_bias(mask)
 
   def lower(
     self,
@@ -152,6 +182,35 @@ class Encoder(nn.Module):
     return output, UpperTrace(
       tuple(passage_states), sum(attention) / len(attention)
     )
+
+  def upper_merging(
+    self,
+    states: Float[Array, 'sequences length embed'],
+    tokens: merging_lib.Tokens,
+    question_length: int,
+    merging: config_lib.MergingConfig,
+  ) -> tuple[Float[Array, 'sequences left embed'], merging_lib.Tokens]:
+    """`upper`, merging similar tokens of each passage in every layer.
+
+    Args:
+      states: what enters layer k, question first.
+      tokens: what they stand for.
+      question_length: columns of the question, none of which is merged.
+      merging: ratio, and whether attention is proportional to sizes.
+
+    Returns:
+      The encoder's output and what is left of the tokens.
+    """
+    states = layers.constrain_states(states)
+    last_position = states.shape[1] - 1
+    for layer in self.layers[self.config.split_layer :]:
+      bias = self.relpos_bias.gathered(tokens.positions, last_position)
+      bias += attention_lib.padding_bias(tokens.kinds != merging_lib.PADDING)
+      bias += merging_lib.size_bias(tokens, merging.proportional_attention)
+      states, tokens = layer.merging(
+        states, bias, tokens, question_length, merging.intra_ratio
+      )
+    return self.encoder_norm(states), tokens
 
   def split_norm_scale(self) -> Float[Array, 'embed']:
     """Weight of the norm that reads the cached states (block k+1's first)."""

@@ -57,8 +57,8 @@ def _mimetic_attention(
 def _mimetic_bias(params, config, bidirectional):
   bias = jnp.zeros_like(params['rel_embedding'])
   half = config.relpos_buckets // 2
-  # Buckets (layers.relative_position_buckets): distance d before is bucket d;
-  # behind, which only the encoder sees, half + d.
+  # attention.relative_position_buckets: distance d before is bucket d; behind,
+  # which only the encoder sees, half + d.
   bias = bias.at[0, 1].set(_NEIGHBOUR_BIAS)
   if bidirectional:
     bias = bias.at[1, half + 1].set(_NEIGHBOUR_BIAS)

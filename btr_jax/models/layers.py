@@ -2,7 +2,6 @@
 
 Every parameter goes through `param_with_axes`, which records its logical axes
 in the collection `params_axes`: T5X's partitioner and ours read them there.
-Attention has no 1/sqrt(head_dim): T5 folds it into the query's initialiser.
 """
 
 from __future__ import annotations
@@ -13,17 +12,13 @@ from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 import numpy as np
 
 from btr_jax import axes
 
 param_with_axes = nn_partitioning.param_with_axes
 with_sharding_constraint = nn_partitioning.with_sharding_constraint
-
-# Added to masked scores. Not -inf: a padded query row has no key at all, and
-# its softmax must stay finite.
-MASKED = -1e9
 
 # What `remat='minimal'` keeps: outputs of matrices, not attention's scores.
 _REMAT_POLICIES = {
@@ -32,7 +27,6 @@ _REMAT_POLICIES = {
 }
 
 _FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
-_FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 
 
 def constrain(states: Float[Array, '...'], *names: str) -> Float[Array, '...']:
@@ -166,173 +160,6 @@ class Embedding(nn.Module):
     """Logits from the transposed embedding, scaled as T5X does."""
     states = states.astype(self.dtype) / np.sqrt(self.embed_dim)
     return jnp.dot(states, self.embedding.astype(self.dtype).T)
-
-
-def relative_position_buckets(
-  relative_position: Int[Array, 'queries keys'],
-  bidirectional: bool,
-  num_buckets: int,
-  max_distance: int,
-) -> Int[Array, 'queries keys']:
-  """T5's buckets: exact for short distances, logarithmic up to max_distance.
-
-  Args:
-    relative_position: position of the key minus position of the query.
-    bidirectional: half of the buckets for keys after the query.
-    num_buckets: number of buckets in all.
-    max_distance: all distances from here on share the last bucket.
-
-  Returns:
-    Bucket indices, int32. (Raffel et al. 2020, section 2.1, as in T5X.)
-  """
-  buckets = jnp.zeros_like(relative_position)
-  distance = -relative_position
-  if bidirectional:
-    num_buckets //= 2
-    buckets += (distance < 0).astype(jnp.int32) * num_buckets
-    distance = jnp.abs(distance)
-  else:
-    distance = jnp.maximum(distance, 0)
-  num_exact = num_buckets // 2
-  logarithmic = num_exact + (
-    jnp.log(distance.astype(jnp.float32) / num_exact + np.finfo('f4').eps)
-    / np.log(max_distance / num_exact)
-    * (num_buckets - num_exact)
-  ).astype(jnp.int32)
-  logarithmic = jnp.minimum(logarithmic, num_buckets - 1)
-  return buckets + jnp.where(distance < num_exact, distance, logarithmic)
-
-
-class RelativePositionBias(nn.Module):
-  """One bias per head and bucket, shared by all layers of a stack."""
-
-  num_heads: int
-  num_buckets: int
-  max_distance: int
-  bidirectional: bool
-  dtype: jnp.dtype = jnp.float32
-
-  def setup(self):
-    self.rel_embedding = param_with_axes(
-      'rel_embedding',
-      nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform'),
-      (self.num_heads, self.num_buckets),
-      jnp.float32,
-      axes=(axes.HEADS, axes.RELPOS_BUCKETS),
-      module=self,
-    )
-
-  def __call__(
-    self,
-    query_positions: Int[Array, 'queries'],
-    key_positions: Int[Array, 'keys'],
-  ) -> Float[Array, '1 heads queries keys']:
-    relative = key_positions[None, :] - query_positions[:, None]
-    buckets = relative_position_buckets(
-      relative, self.bidirectional, self.num_buckets, self.max_distance
-    )
-    bias = jnp.take(self.rel_embedding, buckets, axis=1)
-    return bias[None].astype(self.dtype)
-
-
-def padding_bias(
-  key_mask: Bool[Array, 'batch keys'],
-) -> Float[Array, 'batch 1 1 keys']:
-  """Zero for real keys, MASKED for padding."""
-  return jnp.where(key_mask, 0.0, MASKED)[:, None, None, :]
-
-
-class Attention(nn.Module):
-  """Multi-head attention whose keys and values can be computed beforehand."""
-
-  embed_dim: int
-  num_heads: int
-  head_dim: int
-  dropout_rate: float = 0.0
-  dtype: jnp.dtype = jnp.float32
-
-  def setup(self):
-    joined = self.num_heads * self.head_dim
-
-    def query_init(key, shape, dtype):
-      return _FAN_IN_NORMAL(key, shape, dtype) / np.sqrt(self.head_dim)
-
-    def project(kernel_init):
-      return Dense(
-        self.embed_dim,
-        joined,
-        (axes.EMBED, axes.JOINED_KV),
-        kernel_init,
-        self.dtype,
-      )
-
-    self.query = project(query_init)
-    self.key = project(_FAN_IN_NORMAL)
-    self.value = project(_FAN_IN_NORMAL)
-    self.out = Dense(
-      joined,
-      self.embed_dim,
-      (axes.JOINED_KV, axes.EMBED),
-      _FAN_IN_NORMAL,
-      self.dtype,
-    )
-    self.dropout = nn.Dropout(self.dropout_rate)
-
-  def _split_heads(self, states):
-    # [batch, length, joined_kv] -> [batch, heads, length, kv]
-    batch, length, _ = states.shape
-    heads = states.reshape(batch, length, self.num_heads, self.head_dim)
-    return constrain(
-      heads.transpose(0, 2, 1, 3), axes.BATCH, axes.HEADS, axes.LENGTH, axes.KV
-    )
-
-  def keys_and_values(
-    self, states: Float[Array, 'batch keys embed']
-  ) -> tuple[
-    Float[Array, 'batch heads keys kv'], Float[Array, 'batch heads keys kv']
-  ]:
-    """Projects the states attended to: once, however often they are read."""
-    return (
-      self._split_heads(self.key(states)),
-      self._split_heads(self.value(states)),
-    )
-
-  def attend(
-    self,
-    query_states: Float[Array, 'batch queries embed'],
-    keys: Float[Array, 'batch heads keys kv'],
-    values: Float[Array, 'batch heads keys kv'],
-    bias: Float[Array, '#batch #heads #queries keys'],
-    deterministic: bool = True,
-  ) -> tuple[
-    Float[Array, 'batch queries embed'],
-    Float[Array, 'batch heads queries keys'],
-  ]:
-    """Returns the outputs and the attention weights (before dropout)."""
-    queries = self._split_heads(self.query(query_states))
-    scores = jnp.einsum('bhqd,bhkd->bhqk', queries, keys)
-    scores = scores.astype(jnp.float32) + bias.astype(jnp.float32)
-    weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-    dropped = self.dropout(weights, deterministic=deterministic)
-    mixed = jnp.einsum('bhqk,bhkd->bhqd', dropped, values)
-    batch, _, length, _ = mixed.shape
-    # [batch, heads, queries, kv] -> [batch, queries, joined_kv]
-    joined = mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1)
-    joined = constrain(joined, axes.BATCH, axes.LENGTH, axes.JOINED_KV)
-    return self.out(joined), weights
-
-  def __call__(
-    self,
-    states: Float[Array, 'batch length embed'],
-    bias: Float[Array, '#batch #heads #length length'],
-    deterministic: bool = True,
-  ) -> tuple[
-    Float[Array, 'batch length embed'],
-    Float[Array, 'batch heads length length'],
-  ]:
-    """Self-attention."""
-    keys, values = self.keys_and_values(states)
-    return self.attend(states, keys, values, bias, deterministic)
 
 
 class MlpBlock(nn.Module):

@@ -40,6 +40,7 @@ class BtrModel:
     mode: how `predict_batch` and the losses encode.
     stage: which losses: 1 task, 2 task + distillation, 3 task + recovery.
     module: the Linen module, for T5X.
+    inference: how `encode` and `decode` run unless they are told otherwise.
     optimizer_def: T5X's optimizer; ours is built by the trainer.
     input_vocabulary: SeqIO vocabulary of questions and passages, for T5X.
     output_vocabulary: SeqIO vocabulary of answers, for T5X.
@@ -56,6 +57,7 @@ class BtrModel:
     distill_fraction: float = 0.5,
     distill_weight: float = 1.0,
     recovery_weight: float = 1.0,
+    inference: config_lib.InferenceConfig = config_lib.DEFAULT_INFERENCE,
     input_vocabulary: Any = None,
     output_vocabulary: Any = None,
     optimizer_def: Any = None,
@@ -82,6 +84,7 @@ class BtrModel:
     self._distill_fraction = distill_fraction
     self._distill_weight = distill_weight
     self._recovery_weight = recovery_weight
+    self.inference = inference
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
     self.optimizer_def = optimizer_def
@@ -325,11 +328,16 @@ class BtrModel:
     return {'bits': packed.bits, 'scale': packed.scale}
 
   def encode(
-    self, params: Params, batch: Batch, mode: str | None = None
+    self,
+    params: Params,
+    batch: Batch,
+    mode: str | None = None,
+    inference: config_lib.InferenceConfig | None = None,
   ) -> reader_lib.Encoded:
     """Encodes questions with passages, from cached bits where the batch has
     `passage_bits` and `passage_scale` and the mode is binary."""
     mode = self.mode if mode is None else mode
+    inference = self.inference if inference is None else inference
     packed = None
     if mode == 'binary':
       self._check_codec(params)
@@ -343,6 +351,7 @@ class BtrModel:
       batch['passage_tokens'],
       mode,
       packed=packed,
+      merging=inference.merging,
       method='encode',
     )
     return encoded.replace(recovery=None)
@@ -352,32 +361,50 @@ class BtrModel:
     params: Params,
     encoded: reader_lib.Encoded,
     max_length: int | None = None,
+    inference: config_lib.InferenceConfig | None = None,
   ) -> tuple[Int[Array, 'batch max_length'], Float[Array, 'batch']]:
-    """Greedy answers, and the sum of their tokens' log probabilities."""
+    """Answers by greedy or beam search, and the sum of their tokens' log
+    probabilities."""
     max_length = max_length or self.limits.answer_length
+    inference = self.inference if inference is None else inference
+    batch = encoded.states.shape[0]
     variables = {'params': params}
-    cache = self.module.apply(
-      variables, encoded.states, max_length, method='project_memory'
+    cache, memories = self.module.apply(
+      variables, encoded, max_length, inference, method='start_decoding'
     )
 
     def step_fn(cache, tokens, step):
       return self.module.apply(
-        variables, cache, encoded.mask, tokens, step, method='decode_step'
+        variables, cache, memories, tokens, step, method='decode_step'
       )
 
-    return decoding.greedy(step_fn, cache, encoded.states.shape[0], max_length)
+    if inference.num_beams > 1:
+      return decoding.beam_search(
+        step_fn,
+        cache,
+        batch,
+        max_length,
+        inference.num_beams,
+        inference.length_penalty,
+      )
+
+    def greedy_step(cache, tokens, step):
+      logits, cache = step_fn(cache, tokens[:, None], step)
+      return logits[:, 0], cache
+
+    return decoding.greedy(greedy_step, cache, batch, max_length)
 
   def predict_batch(
     self, params: Params, batch: Batch, rng: jax.Array | None = None
   ) -> Int[Array, 'batch answer_length']:
-    """Greedy answers of a batch."""
+    """Answers of a batch."""
     return self.predict_batch_with_aux(params, batch, rng)[0]
 
   def predict_batch_with_aux(
     self, params: Params, batch: Batch, rng: jax.Array | None = None
   ) -> tuple[Int[Array, 'batch answer_length'], dict[str, Array]]:
-    """Greedy answers and, as `scores`, their log probabilities."""
-    del rng  # Greedy decoding draws nothing.
+    """Answers and, as `scores`, their log probabilities."""
+    del rng  # Nothing is drawn: greedy or beam search.
     tokens, scores = self.decode(params, self.encode(params, batch))
     return tokens, {'scores': scores}
 

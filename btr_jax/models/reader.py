@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from flax import linen as nn
 from flax import struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,6 +20,7 @@ from btr_jax import config as config_lib
 from btr_jax.models import codecs, layers
 from btr_jax.models import decoder as decoder_lib
 from btr_jax.models import encoder as encoder_lib
+from btr_jax.models import merging as merging_lib
 
 PAD_ID = 0
 
@@ -32,12 +34,14 @@ class Encoded:
     mask: real tokens; nothing of a missing passage is real.
     trace: of the upper layers, if it was asked for.
     recovery: mean recovery error of the codec, if it was asked for.
+    tokens: what each state stands for, if tokens are merged.
   """
 
   states: Float[Array, 'batch memory embed']
   mask: Bool[Array, 'batch memory']
   trace: encoder_lib.UpperTrace | None = None
   recovery: Float[Array, ''] | None = None
+  tokens: merging_lib.Tokens | None = None
 
 
 class Reader(nn.Module):
@@ -102,6 +106,7 @@ class Reader(nn.Module):
     packed: codecs.PackedCode | None = None,
     deterministic: bool = True,
     trace: bool = False,
+    merging: config_lib.MergingConfig = config_lib.NO_MERGING,
   ) -> Encoded:
     """Encodes a question with its passages.
 
@@ -113,6 +118,7 @@ class Reader(nn.Module):
         for mode `binary`; without them the lower layers run here.
       deterministic: no dropout.
       trace: also return what distillation needs.
+      merging: which tokens to merge; in inference only.
 
     Returns:
       Encoded, with `recovery` set where the codec ran here.
@@ -157,18 +163,34 @@ class Reader(nn.Module):
         ),
       )
 
-    output, upper_trace = self.encoder.upper(
-      states, mask, deterministic, question_length if trace else None
-    )
-    present = jnp.any(flat_passages != PAD_ID, axis=-1, keepdims=True)
-    # [batch * passages, length, ...] -> [batch, passages * length, ...]
+    upper_trace, tokens = None, None
+    if merging.intra_ratio or merging.cross_ratio:
+      tokens = merging_lib.Tokens.unmerged(mask, question_length)
+    if merging.intra_ratio:
+      output, tokens = self.encoder.upper_merging(
+        states, tokens, question_length, merging
+      )
+      mask = tokens.kinds != merging_lib.PADDING
+    else:
+      output, upper_trace = self.encoder.upper(
+        states, mask, deterministic, question_length if trace else None
+      )
+    # The decoder sees nothing of a missing passage, its question included.
+    mask = mask & jnp.any(flat_passages != PAD_ID, axis=-1, keepdims=True)
+    if tokens is not None:
+      kinds = jnp.where(mask, tokens.kinds, merging_lib.PADDING)
+      tokens = tokens.replace(kinds=kinds)
+
+    def per_question(leaf):
+      # [batch * passages, length, ...] -> [batch, passages * length, ...]
+      return leaf.reshape((batch, -1) + leaf.shape[2:])
+
     return Encoded(
-      states=layers.constrain_states(
-        output.reshape(batch, -1, output.shape[-1])
-      ),
-      mask=(mask & present).reshape(batch, -1),
+      states=layers.constrain_states(per_question(output)),
+      mask=per_question(mask),
       trace=upper_trace,
       recovery=recovery,
+      tokens=None if tokens is None else jax.tree.map(per_question, tokens),
     )
 
   def __call__(
@@ -193,18 +215,32 @@ class Reader(nn.Module):
     )
     return logits, encoded
 
-  def project_memory(
-    self, states: Float[Array, 'batch memory embed'], max_length: int
-  ) -> decoder_lib.DecoderCache:
-    """The decoder's cache before the first step."""
-    return self.decoder.start(states, max_length)
+  def decode_all(
+    self,
+    states: Float[Array, 'batch memory embed'],
+    mask: Bool[Array, 'batch memory'],
+    decoder_input_tokens: Int[Array, 'batch answer_length'],
+  ) -> Float[Array, 'batch answer_length vocab']:
+    """Logits of an answer that is given, over a memory that is given."""
+    return self.decoder(states, mask, decoder_input_tokens)
+
+  def start_decoding(
+    self,
+    encoded: Encoded,
+    max_length: int,
+    inference: config_lib.InferenceConfig,
+  ) -> tuple[decoder_lib.SelfAttentionCache, tuple[decoder_lib.Memory, ...]]:
+    """What decoding begins with; see `Decoder.start`."""
+    return self.decoder.start(
+      encoded.states, encoded.mask, max_length, inference, encoded.tokens
+    )
 
   def decode_step(
     self,
-    cache: decoder_lib.DecoderCache,
-    memory_mask: Bool[Array, 'batch memory'],
-    tokens: Int[Array, 'batch'],
+    cache: decoder_lib.SelfAttentionCache,
+    memories: tuple[decoder_lib.Memory, ...],
+    tokens: Int[Array, 'batch beams'],
     step: Int[Array, ''],
-  ) -> tuple[Float[Array, 'batch vocab'], decoder_lib.DecoderCache]:
-    """Logits of the next token."""
-    return self.decoder.step(cache, memory_mask, tokens, step)
+  ) -> tuple[Float[Array, 'batch beams vocab'], decoder_lib.SelfAttentionCache]:
+    """Logits of the next token of each beam."""
+    return self.decoder.step(cache, memories, tokens, step)

@@ -2,17 +2,21 @@
 
 Token ids of passages come from the cache where there is one. Without it they
 are made once per passage and kept, so that repeated questions do not pay for
-the tokenizer. Passages of one batch are padded to the longest of them, rounded
-up to a multiple of `LENGTH_MULTIPLE`; that is the same for all modes, so none
-gains by padding less. Every shape is compiled once, ahead of its first use,
+the tokenizer. Bits go to the device packed. Batches are padded to few lengths
+and sizes, the same for all modes, so that none gains by padding less; every
+shape is compiled once, ahead of its first use (`warm_up` compiles them all),
 and the time for it is kept apart (`compile_seconds`).
+
+An engine may be used from any thread. `stream` looks up the next batch while
+the device computes; `server.Server` puts a queue in front of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+import concurrent.futures
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -21,15 +25,16 @@ import numpy as np
 
 from btr_jax import config as config_lib
 from btr_jax.cache.store import CacheStore
-from btr_jax.data import encoding, prompts
-from btr_jax.data.records import Context, Passage, Record
-from btr_jax.models import reader as reader_lib
+from btr_jax.data import prompts
+from btr_jax.data.records import Passage, Record
 from btr_jax.models.reader_files import LoadedReader
 from btr_jax.retrieval.interface import Retriever
+from btr_jax.serving import features as features_lib
+from btr_jax.serving import programs as programs_lib
 
-LENGTH_MULTIPLE = 16
-# Tokenized passages that are kept: at most some 30 MB.
-_KEPT_PASSAGES = 1 << 16
+# Batches that `stream` works on at one time: one is computed, one is looked
+# up, one waits.
+_BATCHES_IN_FLIGHT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Timings:
     retrieve: finding the passages; 0 where they were given.
     look_up: tokenizing the questions, fetching token ids and bits of the
       passages, and moving all of it to the device.
-    encode: the encoder.
+    encode: the encoder; with fused programs the decoder as well.
     decode: the decoder and turning its tokens into text.
   """
 
@@ -74,9 +79,25 @@ class Answer:
   timings: Timings
 
 
-def round_up(value: int, multiple: int) -> int:
-  """The smallest multiple that is not below value."""
-  return -(-value // multiple) * multiple
+@dataclasses.dataclass(frozen=True)
+class Started:
+  """A batch that the device works on.
+
+  Attributes:
+    found: questions with their passages.
+    token_ids: the answers, perhaps still being computed.
+    retrieve: seconds, as in `Timings`, and also the next.
+    look_up: seconds.
+    begun: when the device was given the batch.
+    encode: seconds; None with fused programs.
+  """
+
+  found: tuple[tuple[str, tuple[Passage, ...]], ...]
+  token_ids: jax.Array
+  retrieve: float
+  look_up: float
+  begun: float
+  encode: float | None
 
 
 class Engine:
@@ -90,6 +111,8 @@ class Engine:
     cache: CacheStore | None = None,
     mode: str = 'joint',
     num_passages: int | None = None,
+    inference: config_lib.InferenceConfig = config_lib.DEFAULT_INFERENCE,
+    config: config_lib.EngineConfig = config_lib.DEFAULT_ENGINE,
   ):
     """Moves the parameters to the device; nothing is compiled yet.
 
@@ -97,15 +120,18 @@ class Engine:
       reader: from `load_reader`.
       passages: the corpus, in the order in which retriever and cache number
         it; may be empty for `read` without a cache.
-      retriever: needed by `answer` only.
+      retriever: needed for questions that come without passages.
       cache: bits of the corpus's passages; for mode `binary` only. Without
         one, that mode computes the bits for every question.
       mode: `joint`, `decomposed` or `binary`.
       num_passages: passages read per question; None takes the reader's limit.
+      inference: form of cross-attention, merging, beams.
+      config: padding, types, programs.
 
     Raises:
       ValueError: unknown mode, a cache in a mode that does not read it, a
-        cache of another number of passages, or num_passages below 1.
+        cache of another number of passages, num_passages below 1, or a length
+        bucket beyond the reader's limit.
     """
     config_lib.check_choice('mode', mode, config_lib.MODES)
     if cache is not None and mode != 'binary':
@@ -113,30 +139,53 @@ class Engine:
         f'A cache was given to mode {mode!r}; only mode binary reads one. '
         'Leave it out, or use mode binary.'
       )
-    if cache is not None and cache.num_passages != len(passages):
-      raise ValueError(
-        f'The cache holds {cache.num_passages} passages and the corpus '
-        f'{len(passages)}; give the corpus that the cache was built from.'
-      )
     if num_passages is None:
       num_passages = reader.limits.num_passages
     if num_passages < 1:
       raise ValueError(f'num_passages is {num_passages}; expected at least 1.')
+    if config.compilation_cache:
+      programs_lib.use_compilation_cache(config.compilation_cache)
     self.mode = mode
     self.num_passages = num_passages
-    self.compile_seconds = 0.0
-    self._reader = reader
-    self._passages = passages
-    self._retriever = retriever
-    self._cache = cache
-    self._params = jax.device_put(reader.params)
-    self._executables: dict[Any, Callable[..., Any]] = {}
-    self._tokens = functools.lru_cache(_KEPT_PASSAGES)(self._tokenize)
-    self._number_of = (
-      {passage.id: number for number, passage in enumerate(passages)}
-      if cache is not None
-      else {}
+    self.config = config
+    self.features = features_lib.Features(
+      reader, passages, cache, num_passages, config.length_buckets
     )
+    self._reader = reader
+    self._retriever = retriever
+    self._programs = programs_lib.Programs(
+      reader.model, reader.params, mode, inference, dtype=config.dtype
+    )
+
+  @property
+  def compile_seconds(self) -> float:
+    """Spent compiling so far."""
+    return self._programs.compile_seconds
+
+  def warm_up(self, batch_sizes: Sequence[int] | None = None) -> float:
+    """Compiles every shape that batches of these sizes can have.
+
+    Args:
+      batch_sizes: numbers of questions; None takes all up to `max_batch`.
+
+    Returns:
+      The seconds that it took.
+    """
+    if batch_sizes is None:
+      batch_sizes = range(1, self.config.max_batch + 1)
+    before = self.compile_seconds
+    for rows in sorted({features_lib.padded_rows(n) for n in batch_sizes}):
+      for length in self.features.lengths:
+        batch = self.features.shapes(rows, length)
+        if self.config.fused:
+          self._programs.compiled('answer', batch)
+          continue
+        self._programs.compiled('encode', batch)
+        memory = jax.eval_shape(
+          self._programs.encode, self._programs.params, batch
+        )
+        self._programs.compiled('decode', memory)
+    return self.compile_seconds - before
 
   def answer(self, questions: Sequence[str]) -> list[Answer]:
     """Retrieves passages for the questions and reads the answers from them.
@@ -152,42 +201,14 @@ class Engine:
       ValueError: an empty question, one that nothing is found for, or an
         engine without retriever.
     """
-    if self._retriever is None:
-      raise ValueError(
-        'This engine has no retriever; give it one, or use `read` with '
-        'records that hold their passages.'
-      )
-    start = time.perf_counter()
-    question_tokens = self._question_tokens(questions)
-    tokenized = time.perf_counter()
-    hits = self._retriever.search(list(questions), self.num_passages)
-    retrieve = time.perf_counter() - tokenized
-    for question, hits_of_question in zip(questions, hits, strict=True):
-      if not hits_of_question:
-        raise ValueError(
-          f'No passage was found for the question {question!r}: the corpus '
-          'holds none of its words. Ask in the words of the corpus.'
-        )
-    records = [
-      Record(
-        id=question,
-        question=question,
-        answers=(),
-        contexts=tuple(
-          self._context(hit.passage, hit.score) for hit in hits_of_question
-        ),
-      )
-      for question, hits_of_question in zip(questions, hits, strict=True)
-    ]
-    return self._read(
-      records, question_tokens, tokenized - start, retrieve=retrieve
-    )
+    return self.read(questions)
 
-  def read(self, records: Sequence[Record]) -> list[Answer]:
+  def read(self, asked: Sequence[Record | str]) -> list[Answer]:
     """Reads the answers from the first passages in the records.
 
     Args:
-      records: read as one batch.
+      asked: records with passages, or questions to retrieve some for; read as
+        one batch.
 
     Returns:
       One answer per record.
@@ -196,29 +217,46 @@ class Engine:
       ValueError: an empty question, a question without passages, or, with a
         cache, a passage that is not in the corpus.
     """
-    start = time.perf_counter()
-    question_tokens = self._question_tokens([r.question for r in records])
-    tokenized = time.perf_counter() - start
-    return self._read(records, question_tokens, tokenized, retrieve=0.0)
+    return self.finish(self.start(asked)) if asked else []
 
-  def _question_tokens(self, questions: Sequence[str]) -> np.ndarray:
-    return encoding.encode_questions(
-      self._reader.vocabulary, questions, self._reader.limits.question_length
-    )
+  def stream(
+    self, batches: Iterable[Sequence[Record | str]]
+  ) -> Iterator[list[Answer]]:
+    """`read` for one batch after the other, look-up and device side by side.
 
-  def _context(self, number: int, score: float) -> Context:
-    passage = self._passages[number]
-    return Context(passage.id, passage.title, passage.text, float(score))
+    Args:
+      batches: taken from as results are asked for, a few ahead.
 
-  def _read(
-    self,
-    records: Sequence[Record],
-    question_tokens: np.ndarray,
-    tokenize: float,
-    retrieve: float,
-  ) -> list[Answer]:
-    if not records:
-      return []
+    Yields:
+      The answers of each batch, in order. Errors as `read`, at their batch.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as looking_up:
+      started: collections.deque[Any] = collections.deque()
+      for batch in batches:
+        started.append(looking_up.submit(self.start, batch) if batch else None)
+        if len(started) == _BATCHES_IN_FLIGHT:
+          yield self._finish_future(started.popleft())
+      while started:
+        yield self._finish_future(started.popleft())
+
+  def _finish_future(self, future) -> list[Answer]:
+    return [] if future is None else self.finish(future.result())
+
+  def start(self, asked: Sequence[Record | str]) -> Started:
+    """Looks a batch up and gives it to the device; `finish` waits for it.
+
+    Args:
+      asked: as for `read`, at least one.
+
+    Returns:
+      What `finish` needs.
+    """
+    begun = time.perf_counter()
+    questions = [a if isinstance(a, str) else a.question for a in asked]
+    question_tokens = self.features.question_tokens(questions)
+    tokenized = time.perf_counter()
+    records = self._with_passages(asked)
+    retrieved = time.perf_counter()
     found = [record.contexts[: self.num_passages] for record in records]
     for record, contexts in zip(records, found, strict=True):
       if not contexts:
@@ -226,132 +264,84 @@ class Engine:
           f'The question {record.question!r} has no passages to read; '
           'retrieve some first, or use `answer`.'
         )
-    start = time.perf_counter()
-    batch = jax.device_put(self._batch(question_tokens, found))
-    jax.block_until_ready(batch)
-    look_up = time.perf_counter() - start
+    batch = jax.device_put(self.features.batch(question_tokens, found))
+    if not self.config.fused:
+      jax.block_until_ready(batch)
+    looked_up = time.perf_counter()
 
-    encode = self._executable('encode', self._encode, batch)
-    start = time.perf_counter()
-    memory = jax.block_until_ready(encode(self._params, batch))
-    encode_seconds = time.perf_counter() - start
+    token_ids, encode, begun_device = self._compute(batch)
+    return Started(
+      found=tuple(
+        (record.question, tuple(context.passage for context in contexts))
+        for record, contexts in zip(records, found, strict=True)
+      ),
+      token_ids=token_ids,
+      retrieve=retrieved - tokenized if any_text(asked) else 0.0,
+      look_up=tokenized - begun + looked_up - retrieved,
+      begun=begun_device,
+      encode=encode,
+    )
 
-    decode = self._executable('decode', self._decode, memory)
-    start = time.perf_counter()
-    token_ids = np.asarray(decode(self._params, memory))
-    texts = [self._text(row) for row in token_ids[: len(records)]]
-    decode_seconds = time.perf_counter() - start
+  def _compute(self, batch) -> tuple[jax.Array, float | None, float]:
+    if self.config.fused:
+      answer = self._programs.compiled('answer', batch)
+      begun = time.perf_counter()
+      return answer(self._programs.params, batch), None, begun
+    encode = self._programs.compiled('encode', batch)
+    begun = time.perf_counter()
+    memory = jax.block_until_ready(encode(self._programs.params, batch))
+    seconds = time.perf_counter() - begun
+    decode = self._programs.compiled('decode', memory)
+    begun = time.perf_counter()
+    return decode(self._programs.params, memory), seconds, begun
 
+  def finish(self, started: Started) -> list[Answer]:
+    """Waits for a batch and turns its tokens into text."""
+    token_ids = np.asarray(started.token_ids)
+    ready = time.perf_counter()
+    texts = [self._text(row) for row in token_ids[: len(started.found)]]
+    done = time.perf_counter()
+    fused = started.encode is None
     timings = Timings(
-      retrieve, tokenize + look_up, encode_seconds, decode_seconds
+      started.retrieve,
+      started.look_up,
+      ready - started.begun if fused else started.encode,
+      done - (ready if fused else started.begun),
     )
     return [
-      Answer(
-        question=record.question,
-        text=text,
-        passages=tuple(context.passage for context in contexts),
-        timings=timings,
-      )
-      for record, contexts, text in zip(records, found, texts, strict=True)
+      Answer(question, text, passages, timings)
+      for (question, passages), text in zip(started.found, texts, strict=True)
     ]
 
-  # ------------------------------------------------------------------- batches
-
-  def _batch(
-    self, question_tokens: np.ndarray, found: Sequence[Sequence[Context]]
-  ) -> dict[str, np.ndarray]:
-    """Model features, padded in batch, passages and length.
-
-    The number of questions is padded to a power of two by repeating the first,
-    so that any number of questions meets few shapes.
-    """
-    rows = 1 << (len(found) - 1).bit_length()
-    spare = rows - len(found)
-    question_tokens = np.concatenate(
-      [question_tokens, np.repeat(question_tokens[:1], spare, axis=0)]
-    )
-    found = [*found, *[found[0]] * spare]
-    features = (
-      self._computed_features(found)
-      if self._cache is None
-      else self._cached_features(found)
-    )
-    return {'question_tokens': question_tokens, **features}
-
-  def _padded_length(self, longest: int) -> int:
-    limit = self._reader.limits.passage_length
-    return min(round_up(max(longest, 1), LENGTH_MULTIPLE), limit)
-
-  def _tokenize(self, title: str, text: str) -> np.ndarray:
-    limit = self._reader.limits.passage_length
-    row = encoding.encode_passages(
-      self._reader.vocabulary, [(title, text)], limit
-    )[0]
-    return np.asarray(row[row != 0])
-
-  def _computed_features(
-    self, found: Sequence[Sequence[Context]]
-  ) -> dict[str, np.ndarray]:
-    tokens = [[self._tokens(c.title, c.text) for c in row] for row in found]
-    length = self._padded_length(max(len(t) for row in tokens for t in row))
-    result = np.zeros((len(found), self.num_passages, length), np.int32)
-    for i, row in enumerate(tokens):
-      for j, ids in enumerate(row):
-        result[i, j, : len(ids)] = ids
-    return {'passage_tokens': result}
-
-  def _cached_features(
-    self, found: Sequence[Sequence[Context]]
-  ) -> dict[str, np.ndarray]:
-    numbers = np.full((len(found), self.num_passages), -1, np.int64)
-    for i, row in enumerate(found):
-      for j, context in enumerate(row):
-        numbers[i, j] = self._number(context)
-    longest = int(self._cache.lengths(numbers).max())
-    rows = self._cache.lookup(numbers, self._padded_length(longest))
-    return {
-      'passage_tokens': rows.token_ids,
-      'passage_bits': rows.bits,
-      'passage_scale': rows.scale,
-    }
-
-  def _number(self, context: Context) -> int:
-    try:
-      return self._number_of[context.id]
-    except KeyError:
+  def _with_passages(self, asked: Sequence[Record | str]) -> list[Record]:
+    questions = [a for a in asked if isinstance(a, str)]
+    if not questions:
+      return list(asked)
+    if self._retriever is None:
       raise ValueError(
-        f'The passage with id {context.id!r} ({context.title!r}) is not in '
-        'the corpus that the cache was built from; give the records that '
-        'were retrieved from that corpus, or read without a cache.'
-      ) from None
-
-  # ---------------------------------------------------------------- executables
-
-  # What passes between the two is a plain dictionary: compiling ahead of time
-  # rebuilds containers around things that are no arrays.
-
-  def _encode(self, params: Any, batch: Any) -> dict[str, jax.Array]:
-    encoded = self._reader.model.encode(params, batch, self.mode)
-    return {'states': encoded.states, 'mask': encoded.mask}
-
-  def _decode(self, params: Any, memory: Any) -> jax.Array:
-    encoded = reader_lib.Encoded(memory['states'], memory['mask'])
-    limit = self._reader.limits.answer_length
-    return self._reader.model.decode(params, encoded, limit)[0]
-
-  def _executable(
-    self, name: str, function: Callable[..., Any], inputs: Any
-  ) -> Callable[..., Any]:
-    """The compiled function for inputs of this shape."""
-    leaves = jax.tree.leaves(inputs)
-    key = (name, *((leaf.shape, leaf.dtype) for leaf in leaves))
-    if key not in self._executables:
-      start = time.perf_counter()
-      self._executables[key] = (
-        jax.jit(function).lower(self._params, inputs).compile()
+        'This engine has no retriever; give it one, or use `read` with '
+        'records that hold their passages.'
       )
-      self.compile_seconds += time.perf_counter() - start
-    return self._executables[key]
+    hits = iter(self._retriever.search(questions, self.num_passages))
+    return [
+      self._record(a, next(hits)) if isinstance(a, str) else a for a in asked
+    ]
+
+  def _record(self, question: str, hits: Sequence[Any]) -> Record:
+    if not hits:
+      raise ValueError(
+        f'No passage was found for the question {question!r}: the corpus '
+        'holds none of its words. Ask in the words of the corpus.'
+      )
+    contexts = tuple(
+      self.features.context(hit.passage, hit.score) for hit in hits
+    )
+    return Record(question, question, answers=(), contexts=contexts)
 
   def _text(self, token_ids: np.ndarray) -> str:
     return prompts.parse_answer(self._reader.vocabulary.decode(token_ids))
+
+
+def any_text(asked: Sequence[Record | str]) -> bool:
+  """Whether some of these are questions without passages."""
+  return any(isinstance(a, str) for a in asked)

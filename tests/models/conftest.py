@@ -1,5 +1,6 @@
 """A reader small enough to run in milliseconds, and a batch for it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,6 +63,33 @@ def _random_batch(batch_size=2, seed=0, limits=LIMITS, vocab_size=48):
     'decoder_target_tokens': jnp.asarray(targets),
     'decoder_loss_weights': jnp.asarray((targets != 0).astype(np.float32)),
   }
+
+
+def _drawn_params(model, seed=0, sharpness=1.0):
+  """Parameters by NumPy, where JAX would compile for seconds."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(
+    lambda: model.get_initial_variables(jax.random.key(0), model.input_shapes())
+  )['params']
+
+  def draw(path, leaf):
+    name = path[-1].key
+    values = rng.normal(size=leaf.shape).astype(np.float32)
+    if name in ('scale', 'deviation', 'level'):
+      return jnp.asarray(1.0 + 0.1 * np.tanh(values))  # Must be positive.
+    if name == 'kernel':
+      values /= np.sqrt(leaf.shape[0])
+    if path[-2].key == 'logits_dense':
+      values *= sharpness
+    return jnp.asarray(values)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope='session')
+def drawn_params():
+  """drawn_params(model, seed, sharpness of the logits) -> parameters."""
+  return _drawn_params
 
 
 @pytest.fixture(scope='session')

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from btr_jax.models import decoding
 
@@ -56,3 +57,78 @@ def test_feeds_back_what_it_chose():
 
   tokens, _ = decoding.greedy(step_fn, (), batch=1, max_length=4)
   np.testing.assert_array_equal(tokens, [[2, 4, 6, 8]])
+
+
+VOCAB, LENGTH = 4, 3
+
+
+def _table_step(table):
+  """Logits depend on the last two tokens, which the state must carry."""
+
+  def step_fn(state, tokens, step):
+    del step
+    batch, beams = tokens.shape
+    before = state.reshape(batch, beams)
+    logits = jnp.asarray(table)[
+      jnp.arange(batch, dtype=jnp.int32)[:, None], before, tokens
+    ]
+    return logits, tokens.reshape(-1)
+
+  return step_fn
+
+
+def _all_answers(log_probs):
+  """Every answer of one question with the sum of its log probabilities."""
+  found = {}
+
+  def extend(tokens, score, before, last):
+    if len(tokens) == LENGTH or (tokens and tokens[-1] == decoding.EOS_ID):
+      found[tuple(tokens)] = score
+      return
+    for token in range(VOCAB):
+      extend(
+        [*tokens, token], score + log_probs[before, last, token], last, token
+      )
+
+  extend([], 0.0, 0, 0)
+  return found
+
+
+@pytest.mark.parametrize('penalty', [0.0, 1.0, 2.0])
+def test_wide_beams_find_the_best_answer(penalty):
+  rng = np.random.default_rng(4)
+  table = 2 * rng.normal(size=(8, VOCAB, VOCAB, VOCAB)).astype(np.float32)
+  log_probs = np.asarray(jax.nn.log_softmax(table))
+  beams = VOCAB ** (LENGTH - 1)  # No beginning is ever given up.
+  tokens, scores = decoding.beam_search(
+    _table_step(table),
+    jnp.zeros((8 * beams,), jnp.int32),
+    8,
+    LENGTH,
+    beams,
+    penalty,
+  )
+  lengths = set()
+  for row in range(8):
+    answers = _all_answers(log_probs[row])
+    best = max(answers, key=lambda a: answers[a] / len(a) ** penalty)
+    lengths.add(len(best))
+    expected = np.pad(best, (0, LENGTH - len(best)))
+    np.testing.assert_array_equal(tokens[row], expected)
+    np.testing.assert_allclose(scores[row], answers[best], rtol=1e-5)
+  assert len(lengths) > 1
+
+
+def test_beam_search_stops_when_nothing_can_overtake():
+  """An end that is nearly certain: no second step."""
+  steps = []
+
+  def step_fn(state, tokens, step):
+    jax.debug.callback(lambda step: steps.append(int(step)), step)
+    logits = jnp.where(jnp.arange(VOCAB) == decoding.EOS_ID, 20.0, 0.0)
+    return jnp.broadcast_to(logits, (*tokens.shape, VOCAB)), state
+
+  tokens, _ = decoding.beam_search(step_fn, (), 2, 9, 2)
+  jax.effects_barrier()
+  assert sorted(steps) == [0]
+  np.testing.assert_array_equal(tokens, [[1] + [0] * 8] * 2)

@@ -53,9 +53,9 @@ def test_attention_copies(mimetic):
 
 
 def test_one_head_looks_back_and_one_ahead(small_model, mimetic):
-  from btr_jax.models import layers
+  from btr_jax.models import attention
 
-  bias = layers.RelativePositionBias(2, 32, 128, bidirectional=True)
+  bias = attention.RelativePositionBias(2, 32, 128, bidirectional=True)
   positions = jnp.arange(9, dtype=jnp.int32)
   scores = bias.apply(
     {'params': mimetic['encoder']['relpos_bias']}, positions, positions

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from btr_jax import cache as cache_lib
+from btr_jax import config as config_lib
 from btr_jax.cache import builder
 from btr_jax.data import encoding
 from btr_jax.data.records import Record
 from btr_jax.models import reader_files
 from btr_jax.retrieval import bm25
 from btr_jax.serving import engine as engine_lib
+
+# The time of each part asks for programs of their own.
+SPLIT = config_lib.EngineConfig(fused=False)
 
 
 def load(family, mode, codec=None):
@@ -52,13 +56,12 @@ def cached(request, tmp_path_factory, tiny_family, tiny_passages):
 
 def outputs(engine, records):
   """Decoded text is too coarse to compare an untrained reader by."""
-  batch = engine._batch(
-    engine._question_tokens([r.question for r in records]),
+  features = engine.features
+  batch = features.batch(
+    features.question_tokens([r.question for r in records]),
     [r.contexts[: engine.num_passages] for r in records],
   )
-  encoded = engine._executable('encode', engine._encode, batch)(
-    engine._params, batch
-  )
+  encoded = engine._programs.run('encode', batch)
   states = np.asarray(encoded['states'])
   return np.where(np.asarray(encoded['mask'])[..., None], states, 0.0)
 
@@ -95,7 +98,9 @@ def test_a_batch_answers_like_single_questions(mode, tiny_family, tiny_records):
 
 
 def test_shapes_compile_once(tiny_family, tiny_records):
-  engine = engine_lib.Engine(load(tiny_family, 'joint'), mode='joint')
+  engine = engine_lib.Engine(
+    load(tiny_family, 'joint'), mode='joint', config=SPLIT
+  )
   assert engine.compile_seconds == 0.0
   answer = engine.read(tiny_records[:1])[0]
   spent = engine.compile_seconds
@@ -109,11 +114,26 @@ def test_shapes_compile_once(tiny_family, tiny_records):
 
 
 @pytest.mark.parametrize(
-  ('longest', 'expected'), [(0, 16), (1, 16), (16, 16), (17, 32), (65, 72)]
+  ('longest', 'expected'), [(0, 32), (1, 32), (32, 32), (33, 64), (65, 72)]
 )
 def test_lengths_are_rounded_up_to_the_limit(longest, expected, tiny_family):
   engine = engine_lib.Engine(load(tiny_family, 'joint'))
-  assert engine._padded_length(longest) == expected
+  assert engine.features.padded_length(longest) == expected
+
+
+def test_buckets_are_a_choice(tiny_family, tiny_records):
+  def lengths(buckets):
+    config = config_lib.EngineConfig(length_buckets=buckets)
+    engine = engine_lib.Engine(load(tiny_family, 'joint'), config=config)
+    return engine.features.lengths
+
+  assert lengths(None) == (32, 64, 72)
+  assert lengths((20, 40)) == (20, 40, 72)
+  assert lengths(()) == (72,)  # Padded to the maximum, as Atlas does.
+  with pytest.raises(ValueError, match='at most the reader.s limit of 72'):
+    lengths((20, 80))
+  with pytest.raises(ValueError, match='expected ascending'):
+    lengths((40, 20))
 
 
 def test_fewer_passages_than_asked_for_are_padded(tiny_family, tiny_records):
@@ -156,10 +176,10 @@ def test_a_long_question_loses_its_beginning(tiny_family, tiny_records, caplog):
   engine = engine_lib.Engine(load(tiny_family, 'joint'))
   record = tiny_records[0]
   long = dataclasses.replace(record, question='of ' * 40 + record.question)
-  tokens = engine._question_tokens([long.question])
+  tokens = engine.features.question_tokens([long.question])
   assert 'of of of' in caplog.text
   caplog.clear()
-  short = engine._question_tokens([record.question])
+  short = engine.features.question_tokens([record.question])
   assert not caplog.text
   assert tokens.shape == short.shape
   np.testing.assert_array_equal(tokens[0, -5:], short[0, -5:])
@@ -195,3 +215,109 @@ def test_a_passage_that_is_not_in_the_corpus(
   record = dataclasses.replace(tiny_records[0], contexts=(foreign,))
   with pytest.raises(ValueError, match="id 'x9'"):
     engine.read([record])
+
+
+def test_one_program_or_two_say_the_same(tiny_family, tiny_records):
+  reader = load(tiny_family, 'joint')
+  fused = engine_lib.Engine(reader)
+  split = engine_lib.Engine(reader, config=SPLIT)
+  texts = [[a.text for a in e.read(tiny_records)] for e in (fused, split)]
+  assert texts[0] == texts[1] and any(texts[0])
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_warm_up_compiles_everything(
+  tmp_path, tiny_family, tiny_passages, tiny_records, fused
+):
+  reader = load(tiny_family, 'binary', 'residual')
+  cache = build_cache(tmp_path / 'cache', reader, tiny_passages)
+  config = config_lib.EngineConfig(max_batch=2, fused=fused, length_buckets=())
+  merging = config_lib.MergingConfig(0.2, 0.2)
+  engine = engine_lib.Engine(
+    reader,
+    tiny_passages,
+    cache=cache,
+    mode='binary',
+    inference=config_lib.InferenceConfig(merging=merging),
+    config=config,
+  )
+  seconds = engine.warm_up()
+  assert seconds > 0 and engine.compile_seconds == seconds
+  engine.read(tiny_records[:1])
+  engine.read(tiny_records[:2])
+  assert engine.compile_seconds == seconds
+  assert engine.warm_up([1]) == 0
+
+
+def test_stream_keeps_the_order(tiny_family, tiny_records):
+  engine = engine_lib.Engine(load(tiny_family, 'joint'))
+  batches = [tiny_records[:4], [], tiny_records[4:8], tiny_records[8:]]
+  found = [[a.text for a in answers] for answers in engine.stream(batches)]
+  assert found == [[a.text for a in engine.read(batch)] for batch in batches]
+  assert [len(answers) for answers in found] == [4, 0, 4, 4]
+  bad = [dataclasses.replace(tiny_records[0], question=' ')]
+  results = engine.stream([tiny_records[:4], bad])
+  assert len(next(results)) == 4
+  with pytest.raises(ValueError, match='empty'):
+    next(results)
+
+
+def test_bfloat16_is_the_reader_in_bfloat16(tiny_family, tiny_records):
+  reader = load(tiny_family, 'joint')
+  narrow = engine_lib.Engine(
+    reader, config=config_lib.EngineConfig(dtype='bfloat16')
+  )
+  wide = engine_lib.Engine(reader)
+  found = narrow._programs.run('encode', _batch_of(narrow, tiny_records[:2]))
+  assert str(found['states'].dtype) == 'bfloat16'
+  params = narrow._programs.params
+  assert str(params['token_embedder']['embedding'].dtype) == 'bfloat16'
+  norm = params['encoder']['encoder_norm']['scale']
+  assert str(norm.dtype) == 'float32'
+  expected = wide._programs.run('encode', _batch_of(wide, tiny_records[:2]))
+  error = np.asarray(found['states'], np.float32) - expected['states']
+  assert 0 < np.abs(error).mean() < 0.05 * np.abs(expected['states']).mean()
+  # Casting the matrices beforehand changes nothing.
+  uncast = jax.jit(narrow._programs.encode)(
+    reader.params, _batch_of(narrow, tiny_records[:2])
+  )
+  np.testing.assert_array_equal(
+    np.asarray(uncast['states'], np.float32),
+    np.asarray(found['states'], np.float32),
+  )
+
+
+def _batch_of(engine, records):
+  questions = engine.features.question_tokens([r.question for r in records])
+  return engine.features.batch(questions, [r.contexts for r in records])
+
+
+def test_the_next_process_need_not_compile(tmp_path, tiny_family, tiny_records):
+  """The folder is the process's, so it is put back."""
+  from jax.experimental.compilation_cache import compilation_cache
+
+  names = (
+    'jax_compilation_cache_dir',
+    'jax_persistent_cache_min_compile_time_secs',
+    'jax_persistent_cache_min_entry_size_bytes',
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  config = config_lib.EngineConfig(
+    compilation_cache=str(tmp_path), length_buckets=(), max_batch=1
+  )
+  try:
+    engine = engine_lib.Engine(load(tiny_family, 'joint'), config=config)
+    engine.warm_up()
+    kept = sorted(p.name for p in tmp_path.iterdir() if 'cache' in p.name)
+    assert any('answer' in name for name in kept)
+    again = engine_lib.Engine(load(tiny_family, 'joint'), config=config)
+    again.warm_up()
+    assert again.compile_seconds < 0.7 * engine.compile_seconds
+    found = sorted(p.name for p in tmp_path.iterdir() if 'cache' in p.name)
+    assert [n for n in found if 'answer' in n and 'atime' not in n] == [
+      n for n in kept if 'answer' in n and 'atime' not in n
+    ]
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()

@@ -162,6 +162,7 @@ def test_evaluate_all(last_json, tiny_family, tmp_path):
   rows = {row['name']: row for row in record['modes']}
   assert list(rows) == [
     'joint',
+    'joint-absorbed',
     'decomposed',
     'decomposed-cached',
     'binary-calibrated',

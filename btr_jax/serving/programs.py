@@ -1,0 +1,163 @@
+"""The compiled programs of a reader: every shape once, from any thread.
+
+`answer` is encoder and decoder in one: questions through the lower layers,
+bits unpacked on the device, upper layers, the whole loop of the decoder.
+`encode` and `decode` are its halves, for those who want the time of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import os
+import threading
+import time
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
+
+from btr_jax import config as config_lib
+from btr_jax.models import merging
+from btr_jax.models import model as model_lib
+from btr_jax.models import reader as reader_lib
+
+# Parameters that are cast to the type of the activations wherever they are
+# used; the others (norms, the codec) count in float32.
+_CAST = ('kernel', 'embedding')
+
+
+def use_compilation_cache(folder: str | os.PathLike) -> None:
+  """Keeps compiled programs in a folder, for the processes that come later."""
+  compilation_cache.reset_cache()  # It looks for its folder only once.
+  jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
+  # Small programs too: it is their number that the start waits for.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def cast_params(
+  params: Mapping[str, Any], dtype: str | jnp.dtype
+) -> Mapping[str, Any]:
+  """Casts matrices once, in place of in every program and step.
+
+  Answers are the same bit for bit: the model casts them where it uses them.
+
+  Args:
+    params: nested parameters.
+    dtype: of the activations.
+
+  Returns:
+    The parameters, their matrices in `dtype`.
+  """
+
+  def cast(path, leaf):
+    names = [entry.key for entry in path]
+    if names[0] == 'codec' or names[-1] not in _CAST:
+      return leaf
+    return leaf.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, params)
+
+
+class Programs:
+  """A reader in one mode and form, compiled ahead of use."""
+
+  def __init__(
+    self,
+    model: model_lib.BtrModel,
+    params: Mapping[str, Any],
+    mode: str,
+    inference: config_lib.InferenceConfig = config_lib.DEFAULT_INFERENCE,
+    *,
+    dtype: str | None = None,
+    answer_length: int | None = None,
+  ):
+    """Moves the parameters to the device; compiles nothing.
+
+    Args:
+      model: the reader; its own mode and inference do not matter.
+      params: its parameters.
+      mode: `joint`, `decomposed` or `binary`.
+      inference: form of cross-attention, merging, beams.
+      dtype: of activations and matrices; None takes the reader's.
+      answer_length: tokens at most; None takes the reader's limit.
+
+    Raises:
+      ValueError: unknown mode.
+    """
+    config_lib.check_choice('mode', mode, config_lib.MODES)
+    if dtype not in (None, model.config.dtype):
+      config = dataclasses.replace(model.config, dtype=dtype)
+      model = model_lib.BtrModel(config, model.limits, stage=model.stage)
+    self.mode = mode
+    self.inference = inference
+    self.model = model
+    self.answer_length = answer_length or model.limits.answer_length
+    self.params = jax.device_put(cast_params(params, model.config.dtype))
+    self.compile_seconds = 0.0
+    self._executables: dict[Any, Callable[..., Any]] = {}
+    self._compiling = threading.Lock()
+
+  # What passes between the two is a plain dictionary: compiling ahead of time
+  # rebuilds containers around things that are no arrays.
+
+  def encode(self, params: Any, batch: Any) -> dict[str, Any]:
+    """The encoder, to be traced."""
+    encoded = self.model.encode(params, batch, self.mode, self.inference)
+    memory = {'states': encoded.states, 'mask': encoded.mask}
+    if encoded.tokens is not None:
+      memory['tokens'] = vars(encoded.tokens)
+    return memory
+
+  def _encoded(self, memory: Any) -> reader_lib.Encoded:
+    memory = dict(memory)
+    tokens = memory.pop('tokens', None)
+    return reader_lib.Encoded(
+      **memory, tokens=None if tokens is None else merging.Tokens(**tokens)
+    )
+
+  def decode(self, params: Any, memory: Any) -> jax.Array:
+    """The decoder, to be traced."""
+    return self.model.decode(
+      params, self._encoded(memory), self.answer_length, self.inference
+    )[0]
+
+  def start(self, params: Any, memory: Any) -> Any:
+    """What the decoder does before its first step, to be traced."""
+    return self.model.module.apply(
+      {'params': params},
+      self._encoded(memory),
+      self.answer_length,
+      self.inference,
+      method='start_decoding',
+    )
+
+  def answer(self, params: Any, batch: Any) -> jax.Array:
+    """Both, to be traced: token ids [batch, answer_length]."""
+    return self.decode(params, self.encode(params, batch))
+
+  def compiled(self, name: str, inputs: Any) -> Callable[..., Any]:
+    """The program `name` for inputs of these shapes, `(params, inputs) -> ...`.
+
+    Args:
+      name: `answer`, `encode` or `decode`.
+      inputs: arrays, or their shapes and types.
+    """
+    leaves = jax.tree.leaves(inputs)
+    key = (name, *((leaf.shape, leaf.dtype) for leaf in leaves))
+    found = self._executables.get(key)
+    if found is not None:
+      return found
+    with self._compiling:
+      if key not in self._executables:
+        start = time.perf_counter()
+        function = jax.jit(getattr(self, name))
+        self._executables[key] = function.lower(self.params, inputs).compile()
+        self.compile_seconds += time.perf_counter() - start
+      return self._executables[key]
+
+  def run(self, name: str, inputs: Any) -> Any:
+    """Runs a program; returns at once, with arrays that are being computed."""
+    return self.compiled(name, inputs)(self.params, inputs)

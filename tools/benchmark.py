@@ -1,0 +1,334 @@
+"""`btr benchmark`: speed, cost and memory of readers over sizes and forms."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import pathlib
+import tempfile
+from typing import Any
+
+from btr_jax import config as config_lib
+from btr_jax.cache import builder
+from btr_jax.data import records as records_lib
+from btr_jax.evaluation import (
+  benchmark,
+  benchmark_inputs,
+  environment,
+  speed_report,
+)
+from btr_jax.tools import common
+from btr_jax.tools import progress as progress_lib
+
+PLACES = ('intra', 'cross', 'both')
+NOTES = (
+  'All rows of a group read the same questions and passages, random tokens of '
+  'one length; the reader is random too unless --reader names one.',
+  'seconds: look-up of the batch, moving it to the device, and one program '
+  'from tokens or bits to answers. Compilation is told apart.',
+  'joint and decomposed find token ids in memory; float and binary read ids '
+  'and states or bits from a cache on disk.',
+  'Operations are counted in the program before optimization, bytes in the '
+  'compiled one; both with as many decoder steps as answers may have tokens.',
+  'roofline: the least time that operations or bytes could take at the stated '
+  'rates, as a share of the median time without look-up.',
+  'peak: arguments (parameters included), outputs and temporaries.',
+)
+
+
+def numbers(text: str) -> list[float]:
+  """Comma-separated ratios."""
+  try:
+    return [float(part) for part in text.split(',') if part.strip()]
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not a list of ratios such as 0.1,0.2'
+    ) from None
+
+
+def counts(text: str) -> list[int]:
+  """Comma-separated integers above 0."""
+  return [common.positive(part) for part in text.split(',') if part.strip()]
+
+
+def words(text: str) -> list[str]:
+  """Comma-separated words."""
+  return [part.strip() for part in text.split(',') if part.strip()]
+
+
+def make_parser() -> common.Parser:
+  """The arguments."""
+  parser = common.Parser(
+    'benchmark',
+    'Times readers on random passages: every mode and form of cross-attention '
+    'on the same questions, in turns, beside operations, bytes and memory.',
+    'btr benchmark --size small --passages 5,10,20 --plot speed.png',
+  )
+  add = parser.add_argument
+  add('--size', default='tiny', help='tiny, small, base or large (tiny)')
+  add('--reader', help='a reader or family in place of random weights')
+  add('--codec', default='residual', help='of mode binary (residual)')
+  add('--bits', type=common.positive, help='of codec residual; a quarter')
+  add('--dtype', help='float32 or bfloat16; by default what the device likes')
+  add(
+    '--modes',
+    type=words,
+    default=['joint', 'float', 'binary'],
+    help='joint, decomposed, float, binary (joint,float,binary)',
+  )
+  add(
+    '--cross',
+    type=words,
+    default=['cached', 'absorbed'],
+    help='reproject, cached, absorbed (cached,absorbed)',
+  )
+  add(
+    '--merge',
+    type=numbers,
+    default=[],
+    help='ratios of merging, for more rows of mode binary (none)',
+  )
+  add(
+    '--merge-places',
+    type=words,
+    default=['both'],
+    help='intra (in passages), cross (between them), both (both)',
+  )
+  add('--merge-reading', default='every', help='every or except (every)')
+  add('--passages', type=counts, default=[8], help='per question (8)')
+  add('--batch', type=counts, default=[1], help='questions at once (1)')
+  add('--question-length', type=common.positive, default=32, help='(32)')
+  add('--passage-length', type=common.positive, default=128, help='(128)')
+  add('--answer-length', type=common.positive, default=8, help='(8)')
+  add(
+    '--maximum-length',
+    type=common.positive,
+    help='also pad passages to this length, as Atlas does, for more groups',
+  )
+  add('--corpus-passages', type=common.positive, help='as many as are read')
+  add('--repeats', type=common.positive, default=5, help='on the clock (5)')
+  add('--seed', type=int, default=0, help='of weights and tokens (0)')
+  add(
+    '--torch',
+    action='store_true',
+    help="also Hugging Face's T5 on the same weights, float32",
+  )
+  add('--threads', type=common.positive, help='of torch; its own choice')
+  add(
+    '--margin',
+    action='store_true',
+    help='also the least distance between the best two logits',
+  )
+  add(
+    '--retrieval',
+    action='store_true',
+    help='also BM25 over the prepared Factbook, on a line of its own',
+  )
+  add('--output', help='write the JSON record to this file')
+  add('--plot', help='draw the rows into this PNG')
+  return parser
+
+
+def systems_of(arguments: argparse.Namespace) -> list[benchmark.System]:
+  """The rows of every group, the baselines first.
+
+  Raises:
+    ValueError: an unknown mode, form or place, or a ratio out of range.
+  """
+  for mode in arguments.modes:
+    config_lib.check_choice('--modes', mode, benchmark.MODES)
+  for form in arguments.cross:
+    config_lib.check_choice('--cross', form, config_lib.CROSS_ATTENTIONS)
+  for place in arguments.merge_places:
+    config_lib.check_choice('--merge-places', place, PLACES)
+  found = [
+    benchmark.System(mode, form)
+    for mode, form in itertools.product(arguments.modes, arguments.cross)
+  ]
+  if 'binary' not in arguments.modes:
+    return found
+  for ratio, place, form in itertools.product(
+    arguments.merge, arguments.merge_places, arguments.cross
+  ):
+    merging = config_lib.MergingConfig(
+      intra_ratio=ratio if place in ('intra', 'both') else 0.0,
+      cross_ratio=ratio if place in ('cross', 'both') else 0.0,
+      cross_reading=arguments.merge_reading,
+    )
+    found.append(benchmark.System('binary', form, merging))
+  return found
+
+
+def workloads_of(
+  arguments: argparse.Namespace,
+) -> list[benchmark_inputs.Workload]:
+  """One group each: padded to its bucket, and to the maximum if asked for."""
+  length = arguments.passage_length
+  maximum = arguments.maximum_length
+  if maximum is not None and maximum < length:
+    raise common.UserError(
+      f'--maximum-length is {maximum}; expected at least --passage-length '
+      f'({length}).'
+    )
+  buckets = builder.length_buckets(maximum or length)
+  padded = [next(bucket for bucket in buckets if bucket >= length)]
+  if maximum is not None and maximum not in padded:
+    padded.append(maximum)
+  return [
+    benchmark_inputs.Workload(
+      passages,
+      batch,
+      arguments.question_length,
+      length,
+      padded_length,
+      arguments.answer_length,
+    )
+    for passages, batch, padded_length in itertools.product(
+      arguments.passages, arguments.batch, padded
+    )
+  ]
+
+
+def _reader(
+  arguments: argparse.Namespace, dtype: str
+) -> benchmark_inputs.Reader:
+  if arguments.reader is None:
+    config_lib.check_choice(
+      '--size', arguments.size, tuple(benchmark_inputs.SIZES)
+    )
+    bits = arguments.bits
+    if arguments.codec == 'residual' and bits is None:
+      bits = benchmark_inputs.SIZES[arguments.size]['embed_dim'] // 4
+    codec = config_lib.CodecConfig(arguments.codec, bits)
+    return benchmark_inputs.random_reader(
+      arguments.size, codec, dtype, arguments.seed
+    )
+  from btr_jax.models import reader_files
+
+  loaded = reader_files.load_reader(
+    arguments.reader, mode='binary', codec=arguments.codec
+  )
+  config = dataclasses.replace(loaded.config, dtype=dtype)
+  return benchmark_inputs.Reader(config, loaded.params)
+
+
+def _runners(
+  arguments: argparse.Namespace,
+  systems: Sequence[benchmark.System],
+  corpus: benchmark_inputs.Corpus,
+  workload: benchmark_inputs.Workload,
+) -> dict[str, Any]:
+  runners: dict[str, Any] = {}
+  with progress_lib.Progress('compiled') as progress:
+    for done, system in enumerate(systems, start=1):
+      runners[system.name] = benchmark.JaxRunner(system, corpus, workload)
+      progress(done, len(systems))
+  if arguments.torch:
+    from btr_jax.tools import torch_baseline
+
+    runners[torch_baseline.NAME] = torch_baseline.TorchRunner(
+      corpus, workload, arguments.threads
+    )
+  return runners
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+  """Runs the benchmark that the arguments describe.
+
+  Args:
+    arguments: as `make_parser` gives them.
+
+  Returns:
+    The record that the report shows and JSON keeps.
+  """
+  import jax
+
+  from btr_jax.evaluation import cost
+
+  systems, workloads = systems_of(arguments), workloads_of(arguments)
+  dtype = arguments.dtype
+  if dtype is None:
+    dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  config_lib.check_choice('--dtype', dtype, config_lib.DTYPES)
+  reader = _reader(arguments, dtype)
+  roofline = cost.roofline(dtype)
+  groups = []
+  with tempfile.TemporaryDirectory() as folder:
+    corpus = benchmark_inputs.Corpus(
+      reader,
+      arguments.corpus_passages or max(arguments.passages),
+      arguments.passage_length,
+      pathlib.Path(folder),
+      arguments.seed + 1,
+    )
+    for workload in workloads:
+      runners = _runners(arguments, systems, corpus, workload)
+      with progress_lib.Progress(
+        f'{workload.passages} passages, batch {workload.batch}'
+      ) as progress:
+        times = benchmark.take_turns(
+          runners,
+          lambda workload=workload: corpus.ask(workload),
+          arguments.repeats,
+          progress=progress,
+        )
+      group = speed_report.group(
+        workload, runners, times, roofline, margins=arguments.margin
+      )
+      common.console().print(speed_report.table(group))
+      groups.append(group)
+  return {
+    'command': 'benchmark',
+    'size': arguments.size if arguments.reader is None else arguments.reader,
+    'config': reader.config.to_dict(),
+    'roofline': roofline.to_dict(),
+    'repeats': arguments.repeats,
+    'groups': groups,
+    'retrieval': _retrieval(arguments),
+    'environment': environment.environment(),
+    'notes': list(NOTES),
+  }
+
+
+def _retrieval(arguments: argparse.Namespace) -> dict[str, Any] | None:
+  if not arguments.retrieval:
+    return None
+  from btr_jax.evaluation import throughput
+  from btr_jax.tools import corpora
+
+  corpus = corpora.load_corpus(corpora.FACTBOOK, build=False)
+  questions = corpora.load_questions(None, 'test', build=False)[:32]
+  passages = max(arguments.passages)
+  speed = throughput.retrieval_speed(
+    lambda asked: corpus.retriever.search(asked, passages),
+    [record.question for record in questions],
+  )
+  return {
+    'corpus': corpora.FACTBOOK,
+    'corpus_passages': len(corpus.passages),
+    'passages': passages,
+    'seconds_per_question': speed.to_dict(),
+  }
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; see `--help`."""
+  arguments = make_parser().parse_args(argv)
+  record = measure(arguments)
+  found = record['retrieval']
+  if found:
+    median = found['seconds_per_question']['median']
+    common.console().print(
+      f'retrieval, in no row: {1000 * median:.2f} ms per question (BM25, '
+      f'{found["passages"]} of {found["corpus_passages"]} passages)'
+    )
+  if arguments.output:
+    records_lib.write_json(arguments.output, record)
+    common.say(f'record written to {arguments.output}')
+  if arguments.plot:
+    speed_report.plot(record, arguments.plot)
+    common.say(f'picture written to {arguments.plot}')
+  common.print_json(record)
+  return common.EXIT_OK
