@@ -11,7 +11,7 @@ import tempfile
 from typing import Any
 
 from btr_jax import config as config_lib
-from btr_jax.cache import builder
+from btr_jax.cache import shard_encoder
 from btr_jax.data import records as records_lib
 from btr_jax.evaluation import (
   benchmark,
@@ -172,7 +172,7 @@ def workloads_of(
       f'--maximum-length is {maximum}; expected at least --passage-length '
       f'({length}).'
     )
-  buckets = builder.length_buckets(maximum or length)
+  buckets = shard_encoder.length_buckets(maximum or length)
   padded = [next(bucket for bucket in buckets if bucket >= length)]
   if maximum is not None and maximum not in padded:
     padded.append(maximum)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import os
 from typing import Any, Protocol, runtime_checkable
 
@@ -78,22 +79,15 @@ def letter_logits(
   Returns:
     float32 [batch, 4].
   """
-  variables = {'params': params}
-  rows = encoded.states.shape[0]
-  inputs = (reader_lib.PAD_ID, *letters.prefix)
-  cache = model.module.apply(
-    variables, encoded.states, len(inputs), method='project_memory'
+  inputs = jnp.asarray([reader_lib.PAD_ID, *letters.prefix], jnp.int32)
+  logits = model.module.apply(
+    {'params': params},
+    encoded.states,
+    encoded.mask,
+    jnp.tile(inputs, (encoded.states.shape[0], 1)),
+    method='decode_all',
   )
-  for step, token in enumerate(inputs):
-    logits, cache = model.module.apply(
-      variables,
-      cache,
-      encoded.mask,
-      jnp.full((rows,), token, jnp.int32),
-      jnp.asarray(step, jnp.int32),
-      method='decode_step',
-    )
-  chosen = logits[:, jnp.asarray(letters.ids)]
+  chosen = logits[:, -1][:, jnp.asarray(letters.ids)]
   return chosen.astype(jnp.float32)
 
 
@@ -139,17 +133,23 @@ class LetterEngine(engine_lib.Engine):
       ValueError: as `read`.
     """
     found = [record.contexts[: self.num_passages] for record in asked]
-    question_tokens = self._question_tokens([r.question for r in asked])
-    batch = jax.device_put(self._batch(question_tokens, found))
-    encode = self._executable('encode', self._encode, batch)
-    memory = encode(self._params, batch)
-    score = self._executable('letters', self._letter_logits, memory)
-    return np.asarray(score(self._params, memory))[: len(asked)]
+    question_tokens = self.features.question_tokens(
+      [record.question for record in asked]
+    )
+    batch = jax.device_put(self.features.batch(question_tokens, found))
+    memory = self._programs.run('encode', batch)
+    score = self._score(self._programs.params, memory)
+    return np.asarray(score)[: len(asked)]
 
-  def _letter_logits(self, params: Any, memory: Any) -> jax.Array:
-    encoded = reader_lib.Encoded(memory['states'], memory['mask'])
+  @functools.cached_property
+  def _score(self):
     letters = Letters.of(self._reader.vocabulary)
-    return letter_logits(self._reader.model, params, encoded, letters)
+
+    def score(params, memory):
+      encoded = reader_lib.Encoded(memory['states'], memory['mask'])
+      return letter_logits(self._programs.model, params, encoded, letters)
+
+    return jax.jit(score)
 
 
 def rotated(record: records.Record, shift: int) -> records.Record:

@@ -13,7 +13,7 @@ import functools
 import jax
 import numpy as np
 
-from btr_jax.cache import builder
+from btr_jax.cache import shard_encoder
 from btr_jax.cache.store import CacheStore
 from btr_jax.data import encoding
 from btr_jax.data.records import Context, Passage
@@ -52,7 +52,7 @@ class Features:
       )
     limit = reader.limits.passage_length
     if length_buckets is None:
-      length_buckets = builder.length_buckets(limit)
+      length_buckets = shard_encoder.length_buckets(limit)
     if length_buckets and max(length_buckets) > limit:
       raise ValueError(
         f'length_buckets are {tuple(length_buckets)}; expected at most '
