@@ -122,6 +122,58 @@ def tiny_vocabulary(tiny_vocabulary_file):
   return vocabulary.Vocabulary(tiny_vocabulary_file)
 
 
+BERT_WORDS = (
+  '[PAD] [UNK] [CLS] [SEP] [MASK] the capital of is a government geography '
+  'coastline km climate independence day may ##s ##a ##e ##i ##n ##r ##o ##t '
+  '. , : - ?'
+)
+
+
+@pytest.fixture(scope='session')
+def tiny_encoder_folder(tmp_path_factory) -> pathlib.Path:
+  """A sentence encoder of two layers with random weights, as published."""
+  import json
+  import string
+
+  import numpy as np
+  import safetensors.numpy
+
+  from btr_jax.retrieval import bert
+
+  folder = tmp_path_factory.mktemp('encoder')
+  words = [*BERT_WORDS.split(), *map(str.lower, CAPITALS)]
+  words += [*string.ascii_lowercase, *string.digits]
+  words += [f'##{c}' for c in string.ascii_lowercase + string.digits]
+  words = list(dict.fromkeys(words))
+  (folder / 'vocab.txt').write_text('\n'.join(words) + '\n')
+  config = {
+    'model_type': 'bert',
+    'vocab_size': len(words),
+    'hidden_size': 32,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 4,
+    'intermediate_size': 48,
+    'max_position_embeddings': 64,
+    'type_vocab_size': 2,
+    'layer_norm_eps': 1e-12,
+    'hidden_act': 'gelu',
+  }
+  (folder / 'config.json').write_text(json.dumps(config))
+  generator = np.random.default_rng(0)
+  shapes = bert.shapes(bert.BertConfig(len(words), 32, 2, 4, 48, 64))
+  shapes['embeddings.token_type_embeddings.weight'] = (2, 32)
+  tensors = {
+    name: (
+      generator.standard_normal(shape) * 0.3 + ('Norm.weight' in name)
+    ).astype(np.float32)
+    for name, shape in shapes.items()
+  }
+  safetensors.numpy.save_file(
+    tensors, folder / 'model.safetensors', {'format': 'pt'}
+  )
+  return folder
+
+
 @pytest.fixture(scope='session')
 def tiny_limits():
   """Room for the tiny corpus; 72 is no multiple of 16, on purpose."""
@@ -240,55 +292,3 @@ def letter_reader(
     provenance={'trained': 'no'},
   )
   return folder / 'reader'
-
-
-BERT_WORDS = (
-  '[PAD] [UNK] [CLS] [SEP] [MASK] the capital of is a government geography '
-  'coastline km climate independence day may ##s ##a ##e ##i ##n ##r ##o ##t '
-  '. , : - ?'
-)
-
-
-@pytest.fixture(scope='session')
-def tiny_encoder_folder(tmp_path_factory) -> pathlib.Path:
-  """A sentence encoder of two layers with random weights, as published."""
-  import json
-  import string
-
-  import numpy as np
-  import safetensors.numpy
-
-  from btr_jax.retrieval import bert
-
-  folder = tmp_path_factory.mktemp('encoder')
-  words = [*BERT_WORDS.split(), *map(str.lower, CAPITALS)]
-  words += [*string.ascii_lowercase, *string.digits]
-  words += [f'##{c}' for c in string.ascii_lowercase + string.digits]
-  words = list(dict.fromkeys(words))
-  (folder / 'vocab.txt').write_text('\n'.join(words) + '\n')
-  config = {
-    'model_type': 'bert',
-    'vocab_size': len(words),
-    'hidden_size': 32,
-    'num_hidden_layers': 2,
-    'num_attention_heads': 4,
-    'intermediate_size': 48,
-    'max_position_embeddings': 64,
-    'type_vocab_size': 2,
-    'layer_norm_eps': 1e-12,
-    'hidden_act': 'gelu',
-  }
-  (folder / 'config.json').write_text(json.dumps(config))
-  generator = np.random.default_rng(0)
-  shapes = bert.shapes(bert.BertConfig(len(words), 32, 2, 4, 48, 64))
-  shapes['embeddings.token_type_embeddings.weight'] = (2, 32)
-  tensors = {
-    name: (
-      generator.standard_normal(shape) * 0.3 + ('Norm.weight' in name)
-    ).astype(np.float32)
-    for name, shape in shapes.items()
-  }
-  safetensors.numpy.save_file(
-    tensors, folder / 'model.safetensors', {'format': 'pt'}
-  )
-  return folder

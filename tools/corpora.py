@@ -30,8 +30,8 @@ class Corpus:
     name: for folders and messages.
     passages: in the order that retriever and cache number them by.
     bm25_options: how it is indexed.
-    documents: whether it was made from a user's own files on the way, so that
-      the rest may be made without asking, too.
+    documents: whether it was made from a folder of a user's own on the way, so
+      that the rest may be made without asking, too.
   """
 
   name: str
@@ -164,7 +164,8 @@ def _documents(path: pathlib.Path) -> Corpus:
       f'warning: {sum(report["problems"].values()):,} things were left out of '
       f'{path} when it was prepared: {folder / store.PROBLEMS_FILE}'
     )
-  return _prepared(folder, documents=True)
+  # A single file may be all of Wikipedia: its cache is built when asked for.
+  return _prepared(folder, documents=path.is_dir())
 
 
 def load_corpus(

@@ -17,6 +17,8 @@ import os
 import tempfile
 from typing import IO, Any
 
+from btr_jax.data.corpus import text_files
+
 PASSAGES_FILE = 'passages.jsonl'
 
 _MISSING = object()
@@ -97,13 +99,13 @@ def atomic_writer(
 def iterate_json_lines(
   path: str | os.PathLike,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """Yields (line number from 1, object) of a JSON Lines file.
+  """Yields (line number from 1, object) of a JSON Lines file, maybe .gz, .xz.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: a line is not a JSON object; the message names file and line.
   """
-  with open(path, 'rb') as file:
+  with text_files.open_binary(path) as (file, _):
     for number, line in enumerate(file, start=1):
       if line.strip():
         yield number, parse_line(line, f'{path}, line {number}')

@@ -147,12 +147,22 @@ class Bm25Retriever:
     if not identifiers:
       return []
     scores = self._index.get_scores_from_ids(identifiers)
-    k = min(k, len(scores))
-    # Everything at least as good as the k-th, so that ties are cut by index.
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-    candidates = np.flatnonzero((scores >= threshold) & (scores > 0))
-    order = np.lexsort((candidates, -scores[candidates]))[:k]
-    return [interface.Hit(int(i), float(scores[i])) for i in candidates[order]]
+    # Few passages share a word with a question: all else is done on those.
+    found = np.flatnonzero(scores > 0)  # faster than on floats
+    scores = scores[found]
+    if len(found) > k:
+      # Everything at least as good as the k-th, so that ties go by index.
+      threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+      best = np.flatnonzero(scores >= threshold)
+      found, scores = found[best], scores[best]
+    # Stable: equal scores stay in the order of the corpus.
+    order = np.argsort(-scores, kind='stable')[:k]
+    return [
+      interface.Hit(passage, score)
+      for passage, score in zip(
+        found[order].tolist(), scores[order].tolist(), strict=True
+      )
+    ]
 
   def save(self, folder: str | os.PathLike, corpus: str | None = None) -> None:
     """Writes the index; the folder appears whole or not at all.

@@ -80,7 +80,7 @@ class BinaryIndex:
     _, near = self._index.search(embeddings_lib.sign_codes(questions), depth)
     near = np.sort(near, axis=1)  # in the order of the file, and of ties
     rows = np.asarray(self._embeddings[near], np.float32)
-    scores = np.einsum('qe,qce->qc', questions, rows)
+    scores = np.matmul(rows, questions[:, :, None])[:, :, 0]
     order = np.argsort(-scores, axis=1, kind='stable')[:, :k]
     return (
       np.take_along_axis(scores, order, axis=1),
@@ -113,6 +113,6 @@ class DenseRetriever:
       return []
     scores, numbers = self._index.search(self._embed(questions), k)
     return [
-      [Hit(int(i), float(s)) for i, s in zip(*row, strict=True)]
-      for row in zip(numbers, scores, strict=True)
+      [Hit(*hit) for hit in zip(*row, strict=True)]
+      for row in zip(numbers.tolist(), scores.tolist(), strict=True)
     ]

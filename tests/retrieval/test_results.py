@@ -49,6 +49,7 @@ def test_written_in_the_format_of_dpr(name, tmp_path):
       }
     ],
   }  # fmt: skip
+  assert records.read_records(path) == [record, record]
   results.write(path, iter([record, record]))
   assert path.read_bytes() == data
 

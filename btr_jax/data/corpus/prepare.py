@@ -147,8 +147,7 @@ def passages_of(
       numbered, source.name, options.words, problems
     )
   else:
-    encoding = text_files.encoding_of(source.path, options.encoding)
-    wrong = text_files.problem_of(source.path, encoding)
+    wrong = text_files.problem_of(source.path, options.encoding)
     if wrong:
       problems.add('not text', source.name, wrong)
       return

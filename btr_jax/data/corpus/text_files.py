@@ -31,11 +31,16 @@ _MARKS = (
 )
 _BLOCK = 1 << 20
 _LINES_PER_PROGRESS = 2000
-_DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+# OSError: bz2's, for what is no bz2; also gzip.BadGzipFile.
+_DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error)
 _ENCODING_ADVICE = (
   'convert the file to UTF-8, or name its encoding by --encoding, such as '
   'latin-1'
 )
+
+
+class DamagedFileError(ValueError):
+  """A compressed file that is cut or broken."""
 
 
 def suffix_of(path: str | os.PathLike) -> str:
@@ -56,14 +61,22 @@ def open_binary(
   Yields:
     (the content, a function that tells how many bytes of the file itself have
     been read).
+
+  Raises:
+    DamagedFileError: it cannot be unpacked; also from within the body.
   """
   opener = _OPENERS.get(pathlib.Path(path).suffix.lower())
   with open(path, 'rb') as file:
     if opener is None:
       yield file, file.tell
-    else:
+      return
+    try:
       with opener(file, 'rb') as content:
         yield content, file.tell
+    except _DAMAGED as error:
+      raise DamagedFileError(
+        f'{path} is damaged ({error}); copy or download it again.'
+      ) from error
 
 
 def check_encoding(encoding: str) -> str:
@@ -83,11 +96,8 @@ def check_encoding(encoding: str) -> str:
 
 def encoding_of(path: str | os.PathLike, encoding: str) -> str:
   """The encoding that the file's byte order mark tells, else the given one."""
-  try:
-    with open_binary(path) as (file, _):
-      start = file.read(4)
-  except _DAMAGED:
-    return encoding  # whoever reads on will say so
+  with open_binary(path) as (file, _):
+    start = file.read(4)
   for mark, name in _MARKS:
     if start.startswith(mark):
       return name
@@ -99,14 +109,15 @@ def problem_of(path: str | os.PathLike, encoding: str) -> str | None:
 
   Args:
     path: the file.
-    encoding: as `encoding_of` gives it.
+    encoding: believed where the file has no byte order mark.
 
   Returns:
     None if it can be read.
   """
-  decoder = codecs.getincrementaldecoder(encoding)()
   position = 0
   try:
+    encoding = encoding_of(path, encoding)
+    decoder = codecs.getincrementaldecoder(encoding)()
     with open_binary(path) as (file, _):
       while block := file.read(_BLOCK):
         text = decoder.decode(block)
@@ -122,8 +133,8 @@ def problem_of(path: str | os.PathLike, encoding: str) -> str | None:
       f'not {encoding} (byte 0x{error.object[error.start]:02x} near byte '
       f'{position + error.start}); {_ENCODING_ADVICE}'
     )
-  except _DAMAGED as error:
-    return f'damaged ({error}); copy or download it again'
+  except DamagedFileError as error:
+    return str(error)
   return None
 
 
@@ -145,41 +156,36 @@ def iterate_lines(
     progress: told at times how many bytes of the file have been read.
 
   Raises:
-    ValueError: the compressed file is damaged; `problems` is strict.
+    DamagedFileError: the compressed file cannot be unpacked.
+    ValueError: `problems` is strict.
   """
   encoding = encoding_of(path, encoding)
   number = 0
-  try:
-    with open_binary(path) as (file, tell):
-      if encoding.startswith(('utf-16', 'utf-32')):
-        lines: Iterator[bytes | str] = iter(
-          io.TextIOWrapper(file, encoding, newline='\n')
+  with open_binary(path) as (file, tell):
+    if encoding.startswith(('utf-16', 'utf-32')):
+      lines: Iterator[bytes | str] = iter(
+        io.TextIOWrapper(file, encoding, newline='\n')
+      )
+    else:
+      lines = iter(file)
+    while True:
+      number += 1
+      if number % _LINES_PER_PROGRESS == 0:
+        progress(tell())
+      try:
+        line = next(lines, None)
+        if line is None:
+          return
+        if isinstance(line, bytes):
+          line = line.decode(encoding)
+      except UnicodeDecodeError as error:
+        problems.add(
+          'encoding',
+          f'{path}, line {number}',
+          f'not {encoding} ({error.reason} at byte {error.start}); '
+          + _ENCODING_ADVICE,
         )
-      else:
-        lines = iter(file)
-      while True:
-        number += 1
-        if number % _LINES_PER_PROGRESS == 0:
-          progress(tell())
-        try:
-          line = next(lines, None)
-          if line is None:
-            return
-          if isinstance(line, bytes):
-            line = line.decode(encoding)
-        except UnicodeDecodeError as error:
-          problems.add(
-            'encoding',
-            f'{path}, line {number}',
-            f'not {encoding} ({error.reason} at byte {error.start}); '
-            + _ENCODING_ADVICE,
-          )
-          if encoding.startswith(('utf-16', 'utf-32')):
-            return
-          continue
-        yield number, line.rstrip('\r\n')
-  except _DAMAGED as error:
-    raise ValueError(
-      f'{path} is damaged at line {number} ({error}); copy or download it '
-      'again.'
-    ) from error
+        if encoding.startswith(('utf-16', 'utf-32')):
+          return
+        continue
+      yield number, line.rstrip('\r\n')
