@@ -59,6 +59,7 @@ def make_parser() -> common.Parser:
     help='joint, decomposed, binary, or all (all)',
   )
   add('--codec', help='of mode binary: calibrated, residual, sign or float')
+  add('--cache', help='of mode binary; compressed or not')
   add(
     '--corpus',
     default=corpora.FACTBOOK,
@@ -124,7 +125,11 @@ def _start(
   cache = None
   storage = None
   if system.cached:
-    path = caches.default_path(reader, corpus)
+    path = (
+      pathlib.Path(arguments.cache)
+      if arguments.cache
+      else caches.default_path(reader, corpus)
+    )
     wanted = argparse.Namespace(
       reader=arguments.reader, corpus=arguments.corpus, codec=system.codec
     )
@@ -202,6 +207,11 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
   """
   reader_path = systems.reader_path(arguments.reader)
   chosen = systems.systems_of(reader_path, arguments.mode, arguments.codec)
+  if arguments.cache and arguments.mode != 'binary':
+    raise common.UserError(
+      f'--cache {arguments.cache} is the cache of one system; use it with '
+      '--mode binary.'
+    )
   corpus = corpora.load_corpus(arguments.corpus, build=arguments.build)
   records = corpora.load_questions(
     arguments.questions, arguments.split, build=arguments.build

@@ -12,10 +12,11 @@ import jax
 import rich.table
 
 from btr_jax import cache as cache_lib
-from btr_jax.cache import verify
+from btr_jax.cache import compression, verify
+from btr_jax.cache.compression import verify as verify_compressed
 from btr_jax.evaluation import storage
 from btr_jax.models import reader_files
-from btr_jax.tools import caches, common, corpora, systems
+from btr_jax.tools import caches, common, corpora, memmap_cache, systems
 from btr_jax.tools import progress as progress_lib
 
 
@@ -26,7 +27,8 @@ def make_parser() -> common.Parser:
     'plan: bytes, shards, time and free disk, without writing anything. '
     'build: runs the lower layers over all passages and writes their bits; '
     'goes on where an interrupted build stopped. verify: holds every file '
-    'against the checksums.',
+    'against the checksums. memmap: writes a cache as arrays that NumPy maps '
+    '(`btr export-cache memmap --help`).',
     'btr export-cache build --codec residual',
   )
   parser.add_argument('action', choices=['plan', 'build', 'verify'])
@@ -60,8 +62,10 @@ def make_parser() -> common.Parser:
 
 
 def _verify(path: pathlib.Path) -> int:
+  compressed = compression.is_compressed(path)
+  check = verify_compressed.verify if compressed else verify.verify
   with progress_lib.Progress('verify') as progress:
-    problems = verify.verify(path, progress)
+    problems = check(path, progress)
   for problem in problems:
     common.console().print(f'{problem}', soft_wrap=True, markup=False)
   if not problems:
@@ -148,6 +152,8 @@ def _build(
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
+  if argv and argv[0] == 'memmap':
+    return memmap_cache.main(argv[1:])
   arguments = make_parser().parse_args(argv)
   if arguments.action == 'verify' and arguments.cache:
     return _verify(pathlib.Path(arguments.cache))

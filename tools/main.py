@@ -29,6 +29,14 @@ COMMANDS = {
     'btr_jax.tools.export_cache',
     'plan, build or verify the cache of a corpus',
   ),
+  'compress-cache': (
+    'btr_jax.tools.compress_cache',
+    'share and merge the vectors of a cache',
+  ),
+  'benchmark-cache': (
+    'btr_jax.tools.benchmark_cache',
+    'look-up, opening, compression and storage of caches, measured',
+  ),
   'inspect-cache': (
     'btr_jax.tools.inspect_cache',
     'what a cache holds, and its bytes per token',

@@ -165,6 +165,11 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
       f'{folder} is not a cache: it has no {MANIFEST_NAME}. Build one with '
       '`btr export-cache build`.'
     ) from None
+  return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, path: object) -> Manifest:
+  """The manifest that stood in `path`; CacheCorruptError as above."""
   values = decode_json(content, path)
   version = values.get('format_version')
   if version != FORMAT_VERSION:

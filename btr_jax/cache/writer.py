@@ -18,7 +18,7 @@ from jaxtyping import Integer, UInt8
 import numpy as np
 import tensorstore as ts
 
-from btr_jax.cache import arrays, files
+from btr_jax.cache import arrays, checksums, files
 from btr_jax.cache import manifest as manifests
 from btr_jax.cache.errors import CacheMismatchError, find_differences
 from btr_jax.cache.ledger import Ledger
@@ -316,12 +316,14 @@ class CacheWriter:
       )
     lengths = self.plan.shard_lengths(index)
     starts = np.cumsum(lengths, dtype=np.uint32) - lengths
+    narrow = narrow_token_ids(token_ids, layout.token_dtype)
     return {
       'bits': bits,
       'scale': scale,
-      'token_ids': narrow_token_ids(token_ids, layout.token_dtype),
+      'token_ids': narrow,
       'passage_starts': starts.astype(np.uint32),
       'passage_lengths': lengths,
+      'passage_checksums': checksums.of_rows(lengths, narrow, bits, scale),
     }
 
 
