@@ -36,11 +36,11 @@ LENGTH = 128
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 NOTES = {
   'lookup': 'Passages of 128 tokens x (96 bytes of bits + 2 of scale + 2 of '
-  'token id), random content, the shards open. Warm: all files read just '
-  'before. Cold: posix_fadvise(DONTNEED) on every file before each look-up; '
-  '`cached_before` is the share of the pages of the bits that were still in '
-  'the page cache. The look-up pads, gives token ids, bits and scales, and '
-  'checks them; the others read the bits alone and know where they are.',
+  'token id), random content, the shards open. Warm: all passages read in '
+  'the same way just before. Cold: posix_fadvise(DONTNEED) on every file '
+  'before each look-up; `cached_before` is the share of the pages of the bits '
+  'that were still in the page cache. The look-up pads, gives token ids, bits '
+  'and scales, and checks them; the others read the bits alone and know where they are.',
   'opening': 'Token files are sparse, offsets and shard indexes are real. In a '
   'process of its own that has imported the package before. Resident memory '
   'counts the mapped pages that were touched.',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import pathlib
 import resource
 import threading
@@ -28,6 +28,28 @@ class StoredRows:
     """Begins to read rows [start, stop) of the shard."""
     first = self._first_row
     return self._store[first + start : first + stop].read()
+
+
+def copy_stored(pieces: Sequence[tuple[Any, int, int, Any, int, int]]) -> None:
+  """Copies rows that TensorStore reads; all are asked for before the first.
+
+  Args:
+    pieces: target (bytes), row in it, bytes of a row, source, first row and
+      number of rows; a source that is mapped is copied from.
+  """
+  reading = [
+    source.read(start, start + count)
+    if isinstance(source, StoredRows)
+    else None
+    for _, _, _, source, start, count in pieces
+  ]
+  for piece, future in zip(pieces, reading, strict=True):
+    target, to, width, source, start, count = piece
+    if future is None:
+      found = source[start * width : (start + count) * width]
+    else:
+      found = memoryview(np.ascontiguousarray(future.result())).cast('B')
+    target[to * width : (to + count) * width] = found
 
 
 class ShardFiles:

@@ -266,33 +266,45 @@ class CacheStore:
   ) -> list[int]:
     """Copies the passages' bytes into arrays of zeros; gives checksums."""
     located, stored = self._locate(passage_ids, passage_length)
+    if not located:
+      return stored
     padded = token_ids.shape[1]
-    targets = [
-      (memoryview(array).cast('B'), array.itemsize * array.shape[-1])
-      if array.ndim == 3
-      else (memoryview(array).cast('B'), array.itemsize)
-      for array in (bits, token_ids, scale)
-      if array.size
-    ]
+    ids_width, bits_width = token_ids.itemsize, bits.shape[-1]
+    scale_width = scale.shape[-1]
+    ids_out = memoryview(token_ids).cast('B')
+    bits_out = memoryview(bits).cast('B')
+    scale_out = memoryview(scale).cast('B') if scale_width else None
     later = []
     advised = False
     before = clock()
     for done, (slot, shard, start, length) in enumerate(located):
       to = slot * padded
-      sources = (shard.bits, shard.token_ids, shard.scale)
       if not shard.mapped:
-        later.append((to, length, sources, start))
+        later += [
+          (bits_out, to, bits_width, shard.bits, start, length),
+          (ids_out, to, ids_width, shard.token_ids, start, length),
+        ]
+        if scale_width:
+          later.append((scale_out, to, scale_width, shard.scale, start, length))
         continue
       stop, end = start + length, to + length
-      for (target, width), source in zip(targets, sources, strict=False):
-        target[to * width : end * width] = source[start * width : stop * width]
+      bits_out[to * bits_width : end * bits_width] = shard.bits[
+        start * bits_width : stop * bits_width
+      ]
+      ids_out[to * ids_width : end * ids_width] = shard.token_ids[
+        start * ids_width : stop * ids_width
+      ]
+      if scale_width:
+        scale_out[to * scale_width : end * scale_width] = shard.scale[
+          start * scale_width : stop * scale_width
+        ]
       if not advised:
         now = clock()
         if now - before > DISK_NANOSECONDS:
           self._advise_rows(located[done + 1 :])
           advised = True
         before = now
-    _copy_stored(later, targets)
+    shards.copy_stored(later)
     return stored
 
   def _locate(
@@ -414,25 +426,3 @@ class CacheStore:
       for source in (shard.bits, shard.scale, shard.token_ids)
     )
     return shard
-
-
-def _copy_stored(later: Sequence[Any], targets: Sequence[Any]) -> None:
-  """Copies passages of shards that TensorStore reads, all at the same time."""
-  pieces = [
-    (to, target, width, source, start, length)
-    for to, length, sources, start in later
-    for (target, width), source in zip(targets, sources, strict=False)
-  ]
-  reading = [
-    source.read(start, start + length)
-    if isinstance(source, shards.StoredRows)
-    else None
-    for _, _, _, source, start, length in pieces
-  ]
-  for piece, future in zip(pieces, reading, strict=True):
-    to, target, width, source, start, length = piece
-    if future is None:
-      found = source[start * width : (start + length) * width]
-    else:
-      found = memoryview(np.ascontiguousarray(future.result())).cast('B')
-    target[to * width : (to + length) * width] = found

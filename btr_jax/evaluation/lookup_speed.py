@@ -189,8 +189,9 @@ def measure(
 ) -> list[dict[str, Any]]:
   """Times look-ups of random passages.
 
-  Warm: all files were read just before. Cold: before every look-up all pages
-  of all files of the cache are dropped (they are mapped, but not touched).
+  Warm: all passages were read in the same way just before. Cold: before every
+  look-up all pages of all files of the cache are dropped (they are mapped, but
+  not touched).
 
   Args:
     path: an uncompressed cache whose passages all have `setting.length` tokens.
@@ -227,7 +228,7 @@ def measure(
         'name': name,
         'reads': reads,
         'checks': checks,
-        'warm': _time_warm(path, make, num_passages, setting),
+        'warm': _time_warm(make, num_passages, setting),
         'cold': _time_cold(path, make, num_passages, setting),
       }
     )
@@ -237,26 +238,21 @@ def measure(
 
 
 def _time_warm(
-  path: pathlib.Path,
   make: Callable[[], Reader],
   num_passages: int,
   setting: Setting,
 ) -> dict[str, float]:
-  for file in path.rglob('*'):
-    if file.is_file():
-      with open(file, 'rb') as opened:
-        while opened.read(1 << 24):
-          pass
   read = make()
+  # Every passage once, in the same way: files, page tables, frequencies.
+  for first in range(0, num_passages, setting.passages):
+    read(range(first, min(first + setting.passages, num_passages)))
   random = np.random.default_rng(setting.seed)
   seconds = []
-  # A tenth of the look-ups comes before the clock: page tables, frequencies.
-  for repeat in range(-setting.warm_repeats // 10, setting.warm_repeats):
+  for _ in range(setting.warm_repeats):
     passages = random.integers(0, num_passages, setting.passages).tolist()
     start = time.perf_counter()
     read(passages)
-    if repeat >= 0:
-      seconds.append(time.perf_counter() - start)
+    seconds.append(time.perf_counter() - start)
   _close(read)
   return _spread(seconds)
 

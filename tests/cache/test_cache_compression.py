@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +14,13 @@ import pytest
 
 from btr_jax.cache import compression, memmap
 from btr_jax.cache import plan as plans
+from btr_jax.cache.compression.records import RecordFiles
 from btr_jax.cache.compression.verify import verify
 from btr_jax.cache.errors import (
   CacheCorruptError,
   CacheLockedError,
   CacheMismatchError,
+  CacheWriteError,
 )
 from btr_jax.cache.report import storage_report
 from btr_jax.cache.store import CacheStore
@@ -215,6 +219,27 @@ def test_what_is_refused(tmp_path, source):
   with pytest.raises(CacheCorruptError, match=r'sizes/c\.3 is missing'):
     CacheStore.open(small)
   assert not (tmp_path / 'b').exists()
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(
+  tmp_path, source, monkeypatch
+):
+  usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+  with pytest.raises(CacheWriteError, match='1,000 free. Free'):
+    compression.compress(source, tmp_path / 'small', compression.Settings())
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path, source, monkeypatch):
+  def full(self, numbers, records):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(RecordFiles, 'append', full)
+  with pytest.raises(CacheWriteError, match='Nothing is left') as caught:
+    compression.compress(source, tmp_path / 'small', compression.Settings())
+  assert caught.value.errno == errno.ENOSPC
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_source_is_refused_and_nothing_stays(tmp_path):

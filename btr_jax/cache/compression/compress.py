@@ -84,7 +84,7 @@ def compress(
   opened = Source(source)
   # Refuses a codec without bits before anything is written.
   ScaleFormat(opened.layout.codec_kind, opened.layout.scale_bytes)
-  _check_free_space(opened, destination)
+  _check_free_space(opened, destination, settings.ratio)
   aside = destination.with_name(destination.name + files.TEMPORARY_SUFFIX)
   with _alone_in(aside):
     try:
@@ -160,6 +160,8 @@ class _Run:
     codebook = self._group(shards, grouping, known, places)
     if self._settings.ratio:
       grouping.match(self._report)
+    # Stop words take no part in the matching.
+    self._report(2 * self._source.layout.num_tokens - self._done)
     format_lib.write_codebook(self._folder, codebook)
     placing = Placing(
       self._source, self._folder, work, grouping, codebook, len(counts)
@@ -227,7 +229,9 @@ class _Run:
     return shared.codebook()
 
 
-def _check_free_space(source: Source, destination: pathlib.Path) -> None:
+def _check_free_space(
+  source: Source, destination: pathlib.Path, ratio: float
+) -> None:
   folder = destination.absolute()
   while not folder.exists():
     folder = folder.parent
@@ -236,13 +240,18 @@ def _check_free_space(source: Source, destination: pathlib.Path) -> None:
     for shard in source.manifest.shards
     for entry in shard.files.values()
   )
-  # The tokens in their buckets, and then the result while its parts are there.
-  needed = int(2.2 * size)
+  layout = source.layout
+  token = layout.bits_bytes + layout.scale_bytes
+  # First all tokens in their buckets; then what is merged (four records of
+  # each) beside a result that is at worst as large as the source.
+  grouped = layout.num_tokens * (12 + token)
+  placed = size + int(layout.num_tokens * ratio * (50 + 2 * token))
+  needed = max(grouped if ratio else 0, placed)
   free = shutil.disk_usage(folder).free
   if free < needed:
     raise CacheWriteError(
       errno.ENOSPC,
-      f'Compressing {source.path} takes up to {needed:,} bytes while it runs, '
+      f'Compressing {source.path} takes about {needed:,} bytes while it runs, '
       f'but the disk of {folder} has {free:,} free. Free {needed - free:,} '
       'bytes, or name a destination on another disk.',
     )
