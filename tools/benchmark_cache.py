@@ -40,7 +40,8 @@ NOTES = {
   'the same way just before. Cold: posix_fadvise(DONTNEED) on every file '
   'before each look-up; `cached_before` is the share of the pages of the bits '
   'that were still in the page cache. The look-up pads, gives token ids, bits '
-  'and scales, and checks them; the others read the bits alone and know where they are.',
+  'and scales, and checks them; the others read the bits alone and know where '
+  'they are.',
   'opening': 'Token files are sparse, offsets and shard indexes are real. In a '
   'process of its own that has imported the package before. Resident memory '
   'counts the mapped pages that were touched.',
