@@ -50,7 +50,7 @@ def test_dropped_pages_are_not_in_the_cache_any_more(random_cache):
 
 def test_measure_tells_warm_and_cold(random_cache):
   setting = lookup_speed.Setting(
-    passages=3, length=16, warm_repeats=4, cold_repeats=2
+    passages=50, length=16, warm_repeats=4, cold_repeats=2
   )
   rows = lookup_speed.measure(random_cache, setting)
   assert [row['checks'] for row in rows] == [True] + [False] * 5
