@@ -176,7 +176,7 @@ def _show_costs(record: dict[str, Any]) -> None:
   console = common.console()
   console.print(storage.table(record['storage']))
   table = rich.table.Table(
-    title='look-up of 40 random passages of 128 tokens, ms: median [least]'
+    title='look-up of 40 random passages of 128 tokens, ms: median (least)'
   )
   for title in ('way', 'reads', 'checks'):
     table.add_column(title)
@@ -184,7 +184,7 @@ def _show_costs(record: dict[str, Any]) -> None:
     table.add_column(title, justify='right')
   for row in record['lookup']['ways']:
     times = [
-      f'{row[key]["median_ms"]:.3f} [{row[key]["smallest_ms"]:.3f}]'
+      f'{row[key]["median_ms"]:.3f} ({row[key]["smallest_ms"]:.3f})'
       for key in ('warm', 'cold')
     ]
     checks = 'yes' if row['checks'] else 'no'

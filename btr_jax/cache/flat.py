@@ -44,6 +44,10 @@ def map_shard(
     index = np.frombuffer(mapped, '<u8', expected.size, first)
     if not np.array_equal(index.reshape(expected.shape), expected):
       return None
+    if hasattr(mmap, 'MADV_DONTNEED'):
+      # It is not read again; of many shards it would be most of the memory.
+      page = first // mmap.PAGESIZE * mmap.PAGESIZE
+      mapped.madvise(mmap.MADV_DONTNEED, page, len(mapped) - page)
   return memoryview(mapped)[: rows * array.row_bytes]
 
 

@@ -48,6 +48,8 @@ def vector_record(bits_bytes: int, scale_bytes: int) -> np.dtype:
   )
 
 
+# Rows that went, rows they went into, rows that changed, and how.
+_Result = tuple[np.ndarray, np.ndarray, np.ndarray, matching.Merged]
 MERGE_RECORD = np.dtype([('row', '<u8'), ('into', '<u8')])
 
 
@@ -170,16 +172,21 @@ class Grouping:
     Args:
       progress: called with the number of tokens that were worked off.
     """
-    results: list[tuple[np.ndarray, matching.Merged]] = []
+    results: list[_Result] = []
     held = 0
     for bucket in range(int(self._buckets.max(initial=-1)) + 1):
       for group, count in self._groups(bucket):
         merged = matching.merge(
           group['bits'], group['scale'], count, self._format
         )
-        results.append((group['row'], merged))
-        held += len(merged.gone)
-        if held > self._limit:
+        # Copies, not views: these would hold the whole bucket in memory.
+        rows = group['row'].astype(np.int64)
+        gone, into, kept = (
+          rows[places] for places in (merged.gone, merged.into, merged.kept)
+        )
+        results.append((gone, into, kept, merged))
+        held += len(gone)
+        if held > self._limit // _BUCKETS_IN_MEMORY:
           self._write(results)
           results, held = [], 0
         progress(len(group))
@@ -199,28 +206,32 @@ class Grouping:
         yield piece, count
       return
     records = self._tokens.read(bucket)
-    records = records[np.argsort(records['token_id'], kind='stable')]
+    order = np.argsort(records['token_id'], kind='stable')
     start = 0
     for size, count in (block for of_id in blocks for block in of_id):
-      yield records[start : start + size], count
+      yield records[order[start : start + size]], count
       start += size
 
-  def _write(self, results: list[tuple[np.ndarray, matching.Merged]]) -> None:
+  def _write(self, results: list[_Result]) -> None:
     if not results:
       return
-    gone = np.concatenate([rows[merged.gone] for rows, merged in results])
-    into = np.concatenate([rows[merged.into] for rows, merged in results])
+    gone, into, kept = (
+      np.concatenate([result[place] for result in results])
+      for place in range(3)
+    )
     merges = np.empty(len(gone), MERGE_RECORD)
     merges['row'], merges['into'] = gone, into
     self.gone.append(gone // self._rows_per_shard, gone)
     self.merges.append(into // self._rows_per_shard, merges)
-    kept = np.concatenate([rows[merged.kept] for rows, merged in results])
     vectors = np.empty(len(kept), self.vectors.dtype)
     vectors['row'] = kept
-    vectors['size'] = np.concatenate([merged.sizes for _, merged in results])
-    for name in ('bits', 'scale'):
-      parts = [getattr(merged, name) for _, merged in results]
-      vectors[name] = np.concatenate(parts)
+    for field, name in (
+      ('size', 'sizes'),
+      ('bits', 'bits'),
+      ('scale', 'scale'),
+    ):
+      parts = [getattr(result[3], name) for result in results]
+      vectors[field] = np.concatenate(parts)
     self.vectors.append(kept // self._rows_per_shard, vectors)
 
 

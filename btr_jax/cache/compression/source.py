@@ -12,7 +12,7 @@ from btr_jax.cache.errors import CacheIncompleteError
 from btr_jax.cache.layout import ArrayLayout
 from btr_jax.cache.manifest import COMPLETE, read_manifest
 
-_BLOCK_ROWS = 1 << 16
+_BLOCK_ROWS = 1 << 15
 
 
 def read_flat(
