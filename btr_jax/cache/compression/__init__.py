@@ -1,6 +1,6 @@
 """Offline compression of a cache: shared and merged vectors."""
 
-from btr_jax.cache.compression.compress import compress
+from btr_jax.cache.compression.compressor import compress
 from btr_jax.cache.compression.format import (
   CompressedManifest,
   Settings,
