@@ -72,6 +72,7 @@ def make_parser() -> common.Parser:
     help='joint, decomposed, binary, or all (all)',
   )
   add('--codec', help='of mode binary: calibrated, residual, sign or float')
+  add('--cache', help='of mode binary; compressed or not')
   add(
     '--corpus',
     help='factbook, a folder or a file, as `btr ask` takes them (factbook)',
@@ -151,7 +152,11 @@ def _start(
         f'the system {system.name} reads a cache, and there is no corpus to '
         'build it from; give --corpus, or --mode joint or decomposed.'
       )
-    path = caches.default_path(reader, corpus)
+    path = (
+      pathlib.Path(arguments.cache)
+      if arguments.cache
+      else caches.default_path(reader, corpus)
+    )
     wanted = argparse.Namespace(
       reader=arguments.reader,
       corpus=arguments.corpus or corpora.FACTBOOK,
@@ -270,6 +275,11 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
   """
   reader_path = systems.reader_path(arguments.reader)
   chosen = systems.systems_of(reader_path, arguments.mode, arguments.codec)
+  if arguments.cache and arguments.mode != 'binary':
+    raise common.UserError(
+      f'--cache {arguments.cache} is the cache of one system; use it with '
+      '--mode binary.'
+    )
   metric = task_metrics.SQUAD
   if arguments.task:
     metric = task_metrics.metric(benchmarks.benchmark(arguments.task).metric)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import pathlib
 import time
 from typing import Any
 
 from btr_jax import cache as cache_lib
-from btr_jax.cache import builder, copying, merging, places, verify
+from btr_jax.cache import (
+  builder,
+  compression,
+  copying,
+  merging,
+  places,
+  verify,
+)
 from btr_jax.cache import manifest as manifests
+from btr_jax.cache.compression import verify as verify_compressed
 from btr_jax.evaluation import storage
 from btr_jax.models import reader_files
 from btr_jax.tools import (
@@ -19,6 +28,7 @@ from btr_jax.tools import (
   caches,
   common,
   corpora,
+  memmap_cache,
   systems,
 )
 from btr_jax.tools import progress as progress_lib
@@ -38,9 +48,10 @@ def make_parser() -> common.Parser:
     'checksums. repair: builds what is damaged again, and nothing else. '
     'append: extends a cache to a corpus that begins with the old one. merge: '
     'makes one cache of partial ones (--shards). export: copies a finished '
-    'cache to another folder or URL. Several processes build one cache with '
-    'the flags of training: --multiprocess, or --coordinator_address=HOST:PORT '
-    '--process_count=N --process_index=I.',
+    'cache to another folder or URL. memmap: writes a cache as arrays that '
+    'NumPy maps (`btr export-cache memmap --help`). Several processes build '
+    'one cache with the flags of training: --multiprocess, or '
+    '--coordinator_address=HOST:PORT --process_count=N --process_index=I.',
     'btr export-cache build --codec residual',
   )
   parser.add_argument('action', choices=ACTIONS)
@@ -99,8 +110,10 @@ def _print_problems(problems: Sequence[verify.Problem]) -> None:
 
 
 def _verified(path: str, label: str) -> list[verify.Problem]:
+  compressed = compression.is_compressed(pathlib.Path(path))
+  check = verify_compressed.verify if compressed else verify.verify
   with progress_lib.Progress(label) as progress:
-    return verify.verify(path, progress)
+    return check(path, progress)
 
 
 def _verify(path: str) -> tuple[dict[str, Any], int]:
@@ -262,6 +275,8 @@ def _check(arguments: Any) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
+  if argv and argv[0] == 'memmap':
+    return memmap_cache.main(argv[1:])
   processes, rest = cache_jobs.split_process_flags(argv)
   arguments = make_parser().parse_intermixed_args(rest)
   _check(arguments)

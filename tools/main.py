@@ -49,6 +49,14 @@ COMMANDS = {
     'btr_jax.tools.measure_build',
     'speed, memory and disk of building caches, as a record',
   ),
+  'compress-cache': (
+    'btr_jax.tools.compress_cache',
+    'share and merge the vectors of a cache',
+  ),
+  'benchmark-cache': (
+    'btr_jax.tools.benchmark_cache',
+    'look-up, opening, compression and storage of caches, measured',
+  ),
   'inspect-cache': (
     'btr_jax.tools.inspect_cache',
     'what a cache holds, and its bytes per token',

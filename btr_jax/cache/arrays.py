@@ -14,10 +14,39 @@ GROUP_NAME = 'zarr.json'
 GROUP_CONTENT = b'{"node_type": "group", "zarr_format": 3}\n'
 
 
+def is_remote(folder: pathlib.Path | str) -> bool:
+  """Whether it is a URL of TensorStore's, such as gs://bucket/cache."""
+  return isinstance(folder, str) and '://' in folder
+
+
+def kvstore_spec(folder: pathlib.Path | str, name: str = '') -> Any:
+  """The key-value store of a folder, or of one inside it."""
+  if is_remote(folder):
+    return '/'.join([folder.rstrip('/'), *([name] if name else [])]) + '/'
+  path = pathlib.Path(folder).absolute() / name
+  return {'driver': 'file', 'path': f'{path}/'}
+
+
+def read_bytes(folder: pathlib.Path | str, name: str) -> bytes:
+  """A small file of a local or remote folder.
+
+  Raises:
+    FileNotFoundError: there is none.
+    OSError: the store cannot be read (no such bucket, no permission, ...).
+  """
+  try:
+    found = ts.KvStore.open(kvstore_spec(folder)).result().read(name).result()
+  except ValueError as error:
+    raise OSError(f'{folder} cannot be read: {error}') from error
+  if found.state != 'value':
+    raise FileNotFoundError(f'{folder} has no {name}.')
+  return found.value
+
+
 def array_spec(
-  folder: pathlib.Path, layout: CacheLayout, array: ArrayLayout
+  folder: pathlib.Path | str, layout: CacheLayout, array: ArrayLayout
 ) -> dict[str, Any]:
-  """TensorStore's spec of one array.
+  """TensorStore's spec of one array of a local folder or a URL.
 
   The inner chunks carry no checksum: it would stand between the rows and the
   shard would no longer be flat. The ledger's SHA-256 takes its place. Names
@@ -29,7 +58,7 @@ def array_spec(
   shape = lambda rows: [rows, *array.row_shape]  # noqa: E731
   return {
     'driver': 'zarr3',
-    'kvstore': {'driver': 'file', 'path': f'{folder.absolute()}/{array.name}/'},
+    'kvstore': kvstore_spec(folder, array.name),
     'metadata': {
       'shape': shape(layout.num_shards * array.rows_per_shard),
       'data_type': array.dtype,
@@ -61,16 +90,29 @@ def array_spec(
 
 
 def open_array(
-  folder: pathlib.Path,
+  folder: pathlib.Path | str,
   layout: CacheLayout,
   array: ArrayLayout,
   *,
   create: bool = False,
+  context: ts.Context | None = None,
 ) -> ts.TensorStore:
   """Opens (or creates, where absent) one array.
+
+  Args:
+    folder: of the cache, or its URL.
+    layout: of the cache.
+    array: which one.
+    create: to write; else to read, and what was read once may be kept in the
+      context's cache pool, for a finished cache does not change.
+    context: TensorStore's; holds the cache pool.
 
   Raises:
     ValueError: TensorStore found none, or one with other metadata.
   """
   spec = array_spec(folder, layout, array)
-  return ts.open(spec, open=True, create=create, write=create).result()
+  if not create:
+    spec |= {'recheck_cached_metadata': 'open', 'recheck_cached_data': 'open'}
+  return ts.open(
+    spec, open=True, create=create, write=create, context=context
+  ).result()

@@ -38,10 +38,26 @@ def map_shard(
   if hasattr(mmap, 'MADV_RANDOM'):
     mapped.madvise(mmap.MADV_RANDOM)
   if check:
+    first = len(mapped) - array.index_bytes
+    will_need(memoryview(mapped), first, len(mapped))
     expected = array.expected_index(rows)
-    index = np.frombuffer(
-      mapped, '<u8', expected.size, len(mapped) - array.index_bytes
-    ).reshape(expected.shape)
-    if not np.array_equal(index, expected):
+    index = np.frombuffer(mapped, '<u8', expected.size, first)
+    if not np.array_equal(index.reshape(expected.shape), expected):
       return None
+    if hasattr(mmap, 'MADV_DONTNEED'):
+      # It is not read again; of many shards it would be most of the memory.
+      page = first // mmap.PAGESIZE * mmap.PAGESIZE
+      mapped.madvise(mmap.MADV_DONTNEED, page, len(mapped) - page)
   return memoryview(mapped)[: rows * array.row_bytes]
+
+
+def will_need(view: memoryview, start: int, stop: int) -> None:
+  """Asks the kernel to fetch the bytes [start, stop) of a mapped shard.
+
+  Returns at once; the disk works on many such requests at a time, while a page
+  that is merely touched is waited for alone. Does nothing for other memory.
+  """
+  mapped = isinstance(view.obj, mmap.mmap)
+  if mapped and stop > start and hasattr(mmap, 'MADV_WILLNEED'):
+    first = start // mmap.PAGESIZE * mmap.PAGESIZE
+    view.obj.madvise(mmap.MADV_WILLNEED, first, stop - first)

@@ -238,6 +238,7 @@ def make_layout(
     for name, dtype in (
       ('passage_starts', 'uint32'),
       ('passage_lengths', 'uint16'),
+      ('passage_checksums', 'uint64'),
     )
   ]
   return CacheLayout(

@@ -183,6 +183,11 @@ def read_manifest(
       f'{place} is not a cache: it has no {name}. Build one with '
       '`btr export-cache build`.'
     ) from None
+  return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, path: object) -> Manifest:
+  """The manifest that stood in `path`; CacheCorruptError as above."""
   values = decode_json(content, path)
   version = values.get('format_version')
   if version != FORMAT_VERSION:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import concurrent.futures
 import dataclasses
 import pathlib
-import resource
-import threading
+import time
 from typing import Any
 
 from jaxtyping import Int32, Integer, UInt8
 import numpy as np
-import tensorstore as ts
 
-from btr_jax.cache import arrays, flat
+from btr_jax.cache import arrays, checksums, flat, opening, shards
 from btr_jax.cache import manifest as manifests
-from btr_jax.cache.errors import (
-  CacheCorruptError,
-  CacheIncompleteError,
-  CacheMismatchError,
-  find_differences,
-)
-from btr_jax.cache.layout import ArrayLayout, CacheLayout
+from btr_jax.cache.errors import CacheCorruptError, CacheIncompleteError
+from btr_jax.cache.layout import CacheLayout
+
+DEFAULT_CACHE_BYTES = 256 * 2**20
+# Longer than copying a passage takes, shorter than a disk's answer.
+DISK_NANOSECONDS = 40_000
+clock = time.perf_counter_ns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,43 +32,62 @@ class PassageRows:
   scale: UInt8[np.ndarray, '*batch length scale_bytes']
 
 
-class _TensorStoreBytes:
-  """Bytes of a shard that cannot be mapped; slices like a memoryview."""
-
-  def __init__(self, store: ts.TensorStore, first_row: int, row_bytes: int):
-    self._store = store
-    self._first_row = first_row
-    self._row_bytes = row_bytes
-
-  def __getitem__(self, wanted: slice) -> memoryview:
-    start = self._first_row + wanted.start // self._row_bytes
-    stop = self._first_row + wanted.stop // self._row_bytes
-    rows = self._store[start:stop].read().result()
-    return memoryview(np.ascontiguousarray(rows)).cast('B')
-
-
 class _Shard:
-  """The arrays of one shard, sliced by bytes; None where it has none.
+  """The arrays of one shard; None where it has none.
 
   Bytes and memoryview rather than numpy: a slice costs a third, and slices
   are what the look-up of short passages spends its time on.
   """
 
-  __slots__ = ('bits', 'scale', 'token_ids', 'starts', 'lengths')
+  __slots__ = (
+    'bits',
+    'checksums',
+    'lengths',
+    'mapped',
+    'rows',
+    'scale',
+    'starts',
+    'token_ids',
+  )
 
 
 class CacheStore:
-  """A finished cache, open for reading. Look-ups may come from any thread."""
+  """A finished cache, open for reading. Look-ups may come from any thread.
+
+  What a look-up returns is what was written, or it raises: every passage is
+  held against its checksum, in every look-up (`checksums` says what that
+  finds). Caches from before there were checksums have the SHA-256 of a shard
+  compared when it is first touched.
+  """
 
   def __init__(
-    self, path: pathlib.Path, manifest: manifests.Manifest, max_shards: int
+    self,
+    path: pathlib.Path | str,
+    manifest: Any,
+    *,
+    max_open_shards: int | None,
+    cache_bytes: int,
+    verify: bool,
   ):
+    """Use `open`.
+
+    Args:
+      path: folder or URL.
+      manifest: a Manifest; a compressed cache has one of its own kind, with
+        `layout` and `fingerprints` like it.
+      max_open_shards, cache_bytes, verify: as in `open`.
+    """
     self.path = path
     self.manifest = manifest
-    self._max_shards = max_shards
-    self._shards: dict[int, _Shard] = {}
-    self._known_flat: set[tuple[str, int]] = set()
-    self._loading = threading.Lock()
+    self._verify = verify
+    self._files = shards.ShardFiles(path, manifest.layout, cache_bytes)
+    if max_open_shards is None:
+      max_open_shards = shards.default_open_shards(
+        self.layout.num_shards, len(self.layout.arrays)
+      )
+    self._shards = shards.OpenShards(self._load, max_open_shards)
+    self._checksums = self.layout.array('passage_checksums')
+    self._prefetcher: concurrent.futures.ThreadPoolExecutor | None = None
 
   @classmethod
   def open(
@@ -78,15 +96,20 @@ class CacheStore:
     expected: Mapping[str, str] | None = None,
     *,
     max_open_shards: int | None = None,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+    verify: bool = True,
   ) -> CacheStore:
-    """Opens a cache; no data is read.
+    """Opens a cache, compressed or not; no data is read.
 
     Args:
-      path: its folder.
+      path: its folder, or a URL of TensorStore's (gs://, s3://, http://,
+        file://, ...), which is read through TensorStore.
       expected: fingerprints that it must have; those not named are not
         compared. None accepts any cache.
       max_open_shards: shards mapped at one time. None takes what the limit of
         open files allows.
+      cache_bytes: what TensorStore may keep in memory of a remote cache.
+      verify: False leaves the checksums out.
 
     Raises:
       FileNotFoundError: there is no cache.
@@ -94,26 +117,32 @@ class CacheStore:
       CacheMismatchError: it belongs to another model, codec, tokenizer or
         corpus; lists field, expected and found.
       CacheCorruptError: the manifest is damaged, or a shard file is missing or
-        has another size than the ledger says.
+        has another size than the ledger says (of a remote cache that shows
+        when the shard is read).
     """
-    path = pathlib.Path(path)
-    manifest = manifests.read_manifest(path)
+    if not arrays.is_remote(path):
+      path = pathlib.Path(path)
+    options = {
+      'max_open_shards': max_open_shards,
+      'cache_bytes': cache_bytes,
+      'verify': verify,
+    }
+    # Here, because it builds upon this module.
+    from btr_jax.cache.compression import store as compressed
+
+    if compressed.is_compressed(path):
+      return compressed.CompressedStore.open_compressed(
+        path, expected, **options
+      )
+    manifest = opening.read_manifest(path)
     if manifest.status != manifests.COMPLETE:
       raise CacheIncompleteError(
         f'The cache {path} is not finished. Start the same build again: it '
         'goes on where it stopped.'
       )
-    differences = find_differences(expected or {}, manifest.fingerprints)
-    if differences:
-      raise CacheMismatchError(
-        path,
-        differences,
-        'Build a cache with this reader, or open it with the one it is of.',
-      )
-    _check_sizes(path, manifest)
-    if max_open_shards is None:
-      max_open_shards = _default_open_shards(len(manifest.layout.arrays))
-    return cls(path, manifest, max_open_shards)
+    opening.check_fingerprints(path, manifest.fingerprints, expected)
+    opening.check_sizes(path, manifest)
+    return cls(path, manifest, **options)
 
   @property
   def layout(self) -> CacheLayout:
@@ -122,6 +151,15 @@ class CacheStore:
   @property
   def num_passages(self) -> int:
     return self.layout.num_passages
+
+  def open_shards(self) -> None:
+    """Opens every shard now, so that no look-up waits for it.
+
+    Maps the files and checks their indexes; of a remote cache it fetches where
+    passages start. No more than `max_open_shards` stay open.
+    """
+    for index in range(self.layout.num_shards):
+      self._shards[index]
 
   def lengths(
     self, passage_ids: Integer[np.ndarray, '*batch'] | Sequence[Any]
@@ -132,7 +170,7 @@ class CacheStore:
     for slot, passage in enumerate(passage_ids.ravel().tolist()):
       if passage >= 0:
         shard, position = divmod(passage, self.layout.passages_per_shard)
-        found[slot] = self._shard(shard).lengths[position]
+        found[slot] = self._shards[shard].lengths[position]
     return found.reshape(passage_ids.shape)
 
   def lookup(
@@ -140,7 +178,7 @@ class CacheStore:
     passage_ids: Integer[np.ndarray, '*batch'] | Sequence[Any],
     passage_length: int,
   ) -> PassageRows:
-    """Looks passages up.
+    """Looks passages up: those of many questions in one call.
 
     Args:
       passage_ids: integers of any shape; -1 stands for an empty passage.
@@ -154,66 +192,195 @@ class CacheStore:
       IndexError: an id is not in the corpus; names it.
       ValueError: a passage is longer than passage_length; names it. Half a
         passage would be read without a word otherwise.
+      CacheCorruptError: a passage is not what was written; names it.
     """
     passage_ids = self._check_ids(passage_ids)
     layout = self.layout
     count = passage_ids.size
-    token_ids = np.zeros((count, passage_length), layout.token_dtype)
-    bits = np.zeros((count, passage_length, layout.bits_bytes), np.uint8)
-    scale = np.zeros((count, passage_length, layout.scale_bytes), np.uint8)
+    padded = checksums.padded_length(passage_length)
+    token_ids = np.zeros((count, padded), layout.token_dtype)
+    bits = np.zeros((count, padded, layout.bits_bytes), np.uint8)
+    scale = np.zeros((count, padded, layout.scale_bytes), np.uint8)
     if count:
-      self._copy(passage_ids.ravel().tolist(), token_ids, bits, scale)
-    shape = passage_ids.shape
+      flat_ids = passage_ids.ravel().tolist()
+      stored = self._copy(flat_ids, passage_length, token_ids, bits, scale)
+      if self._verify and self._checksums is not None:
+        found = checksums.of_padded(token_ids, bits, scale)
+        wrong = np.flatnonzero(found != np.array(stored, np.uint64))
+        if wrong.size:
+          raise self._corrupt([flat_ids[slot] for slot in wrong])
+    shape = (*passage_ids.shape, passage_length)
+    token_ids = token_ids[:, :passage_length].astype(np.int32)
     return PassageRows(
-      token_ids.astype(np.int32).reshape(*shape, passage_length),
-      bits.reshape(*shape, passage_length, layout.bits_bytes),
-      scale.reshape(*shape, passage_length, layout.scale_bytes),
+      token_ids.reshape(shape),
+      bits[:, :passage_length].reshape(*shape, layout.bits_bytes),
+      scale[:, :passage_length].reshape(*shape, layout.scale_bytes),
     )
+
+  def prefetch(
+    self, passage_ids: Integer[np.ndarray, '*batch'] | Sequence[Any]
+  ) -> concurrent.futures.Future[None]:
+    """Fetches passages in the background, for a look-up that comes soon.
+
+    Of a local cache the kernel reads the pages ahead; of a remote one
+    TensorStore keeps at most `cache_bytes` of what it reads.
+
+    Args:
+      passage_ids: as in `lookup`; the next batch's.
+
+    Returns:
+      Done when all was asked for (local) or is in memory (remote). Nobody has
+      to wait for it.
+
+    Raises:
+      IndexError: as in `lookup`.
+    """
+    wanted = self._check_ids(passage_ids).ravel().tolist()
+    if self._prefetcher is None:
+      self._prefetcher = concurrent.futures.ThreadPoolExecutor(
+        1, 'cache-prefetch'
+      )
+    return self._prefetcher.submit(self._fetch, wanted)
+
+  def _fetch(self, passage_ids: list[int]) -> None:
+    self._advise_offsets(passage_ids)
+    located = self._locate(passage_ids, self.layout.max_length)[0]
+    self._advise_rows(located)
+    waiting = [
+      source.read(start, start + length)
+      for _, shard, start, length in located
+      if not shard.mapped
+      for source in (shard.bits, shard.scale, shard.token_ids)
+      if isinstance(source, shards.StoredRows)
+    ]
+    for future in waiting:
+      future.result()
 
   def _copy(
     self,
     passage_ids: list[int],
+    passage_length: int,
     token_ids: np.ndarray,
     bits: np.ndarray,
     scale: np.ndarray,
-  ) -> None:
-    """Copies the passages' bytes into arrays of zeros."""
-    passage_length = token_ids.shape[1]
-    per_shard = self.layout.passages_per_shard
-    shards = self._shards
-    id_width = token_ids.itemsize
-    bits_width = bits.shape[-1]
+  ) -> list[int]:
+    """Copies the passages' bytes into arrays of zeros; gives checksums."""
+    located, stored = self._locate(passage_ids, passage_length)
+    if not located:
+      return stored
+    padded = token_ids.shape[1]
+    ids_width, bits_width = token_ids.itemsize, bits.shape[-1]
     scale_width = scale.shape[-1]
     ids_out = memoryview(token_ids).cast('B')
     bits_out = memoryview(bits).cast('B')
     scale_out = memoryview(scale).cast('B') if scale_width else None
-    for slot, passage in enumerate(passage_ids):
-      if passage < 0:
+    later = []
+    advised = False
+    before = clock()
+    for done, (slot, shard, start, length) in enumerate(located):
+      to = slot * padded
+      if not shard.mapped:
+        later += [
+          (bits_out, to, bits_width, shard.bits, start, length),
+          (ids_out, to, ids_width, shard.token_ids, start, length),
+        ]
+        if scale_width:
+          later.append((scale_out, to, scale_width, shard.scale, start, length))
         continue
-      index, position = divmod(passage, per_shard)
-      shard = shards.get(index) or self._shard(index)
-      length = shard.lengths[position]
-      if not length:
-        continue
-      if length > passage_length:
-        raise ValueError(
-          f'Passage {passage} has {length} tokens; passage_length is '
-          f'{passage_length}. Pass at least {length} (lengths() tells).'
-        )
-      start = shard.starts[position]
-      stop = start + length
-      to = slot * passage_length
-      end = to + length
+      stop, end = start + length, to + length
       bits_out[to * bits_width : end * bits_width] = shard.bits[
         start * bits_width : stop * bits_width
       ]
-      ids_out[to * id_width : end * id_width] = shard.token_ids[
-        start * id_width : stop * id_width
+      ids_out[to * ids_width : end * ids_width] = shard.token_ids[
+        start * ids_width : stop * ids_width
       ]
       if scale_width:
         scale_out[to * scale_width : end * scale_width] = shard.scale[
           start * scale_width : stop * scale_width
         ]
+      if not advised:
+        now = clock()
+        if now - before > DISK_NANOSECONDS:
+          self._advise_rows(located[done + 1 :])
+          advised = True
+        before = now
+    shards.copy_stored(later)
+    return stored
+
+  def _locate(
+    self, passage_ids: list[int], passage_length: int
+  ) -> tuple[list[tuple[int, Any, int, int]], list[int]]:
+    """Slot, shard, first row and length of passages with tokens; checksums."""
+    located = []
+    stored = [checksums.EMPTY_CHECKSUM] * len(passage_ids)
+    per_shard = self.layout.passages_per_shard
+    find = self._shards.find
+    with_checksums = self._checksums is not None
+    advised = False
+    before = clock()
+    for slot, passage in enumerate(passage_ids):
+      if passage < 0:
+        continue
+      index, position = divmod(passage, per_shard)
+      shard = find(index) or self._shards[index]
+      start, length = shard.starts[position], shard.lengths[position]
+      if with_checksums:
+        stored[slot] = shard.checksums[position]
+      if length > passage_length or start + length > shard.rows:
+        self._refuse(passage, passage_length, start, length, shard.rows)
+      if length:
+        located.append((slot, shard, start, length))
+      if not advised:
+        now = clock()
+        if now - before > DISK_NANOSECONDS:
+          self._advise_offsets(passage_ids[slot + 1 :])
+          advised = True
+        before = now
+    return located, stored
+
+  def _refuse(
+    self, passage: int, passage_length: int, start: int, length: int, rows: int
+  ) -> None:
+    """A passage that cannot be as written, or is longer than was asked for."""
+    if start + length > rows or length > self.layout.max_length:
+      raise self._corrupt([passage])
+    raise ValueError(
+      f'Passage {passage} has {length} tokens; passage_length is '
+      f'{passage_length}. Pass at least {length} (lengths() tells).'
+    )
+
+  def _corrupt(self, passages: Sequence[int]) -> CacheCorruptError:
+    found = sorted({p // self.layout.passages_per_shard for p in passages})
+    return CacheCorruptError(
+      f'Passages {list(passages)[:5]} of the cache {self.path} (shards '
+      f'{found[:5]}) are not what was written. `btr export-cache verify` '
+      'names the damaged files; starting the same build again mends them.'
+    )
+
+  def _advise_offsets(self, passage_ids: list[int]) -> None:
+    """Asks for the pages that say where these passages start."""
+    for passage in passage_ids:
+      if passage < 0:
+        continue
+      index, position = divmod(passage, self.layout.passages_per_shard)
+      shard = self._shards[index]
+      for view in (shard.starts, shard.lengths, shard.checksums):
+        if shard.mapped and view is not None:
+          first = position * view.itemsize
+          flat.will_need(view, first, first + view.itemsize)
+
+  def _advise_rows(self, located: Sequence[tuple[int, Any, int, int]]):
+    """Asks for the passages' rows."""
+    layout = self.layout
+    for _, shard, start, length in located:
+      if not shard.mapped:
+        continue
+      for name in ('bits', 'token_ids', 'scale'):
+        array = layout.array(name)
+        if array is not None:
+          width = array.row_bytes
+          first, stop = start * width, (start + length) * width
+          flat.will_need(getattr(shard, name), first, stop)
 
   def _check_ids(self, passage_ids: Any) -> np.ndarray:
     passage_ids = np.asarray(passage_ids)
@@ -232,100 +399,30 @@ class CacheStore:
       )
     return passage_ids
 
-  def _shard(self, index: int) -> _Shard:
-    shard = self._shards.get(index)
-    if shard is not None:
-      return shard
-    with self._loading:
-      if index in self._shards:
-        return self._shards[index]
-      shard = self._load(index)
-      while len(self._shards) >= self._max_shards:
-        # The oldest goes; a look-up that holds it keeps its maps alive.
-        del self._shards[next(iter(self._shards))]
-      self._shards[index] = shard
-    return shard
+  def _load(self, index: int) -> Any:
+    layout = self.layout
+    entry = self.manifest.shards[index]
+    if self._verify and self._checksums is None:
+      opening.check_hashes(self.path, layout, entry)
+    start, stop = layout.passage_range(index)
 
-  def _load(self, index: int) -> _Shard:
-    rows = self.manifest.shards[index].rows
+    def rows(name: str) -> memoryview | shards.StoredRows | None:
+      array = layout.array(name)
+      return array and self._files.rows(array, index, entry.rows)
+
+    def integers(name: str) -> memoryview:
+      return self._files.integers(layout.array(name), index, stop - start)
+
     shard = _Shard()
-    shard.bits = self._bytes('bits', index, rows)
-    shard.scale = self._bytes('scale', index, rows)
-    shard.token_ids = self._bytes('token_ids', index, rows)
-    shard.starts = self._integers('passage_starts', index)
-    shard.lengths = self._integers('passage_lengths', index)
+    shard.rows = entry.rows
+    shard.bits = rows('bits')
+    shard.scale = rows('scale')
+    shard.token_ids = rows('token_ids')
+    shard.starts = integers('passage_starts')
+    shard.lengths = integers('passage_lengths')
+    shard.checksums = self._checksums and integers('passage_checksums')
+    shard.mapped = not any(
+      isinstance(source, shards.StoredRows)
+      for source in (shard.bits, shard.scale, shard.token_ids)
+    )
     return shard
-
-  def _bytes(
-    self, name: str, index: int, token_rows: int
-  ) -> memoryview | _TensorStoreBytes | None:
-    array = self.layout.array(name)
-    if array is None:
-      return None
-    rows = self.layout.rows_of(array, index, token_rows)
-    if not rows:
-      return None
-    file = self.path / array.file_name(index)
-    known = (name, index) in self._known_flat
-    mapped = flat.map_shard(file, array, rows, check=not known)
-    if mapped is None:
-      store = arrays.open_array(self.path, self.layout, array)
-      first_row = index * array.rows_per_shard
-      return _TensorStoreBytes(store, first_row, array.row_bytes)
-    self._known_flat.add((name, index))
-    return mapped
-
-  def _integers(self, name: str, index: int) -> memoryview:
-    """An array over the shard's passages; indexing gives Python integers."""
-    array = self.layout.array(name)
-    start, stop = self.layout.passage_range(index)
-    rows = self._bytes(name, index, 0)[0 : (stop - start) * array.row_bytes]
-    # Native order: shards are little-endian, as all machines are that JAX
-    # runs on.
-    return rows.cast(np.dtype(array.dtype).char)
-
-
-def _default_open_shards(num_arrays: int) -> int:
-  """Each mapped file holds a descriptor: use at most half of the limit."""
-  limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-  if limit == resource.RLIM_INFINITY:
-    limit = 2**16
-  return max(1, limit // 2 // num_arrays)
-
-
-def _check_sizes(path: pathlib.Path, manifest: manifests.Manifest) -> None:
-  layout = manifest.layout
-  found = [shard.index for shard in manifest.shards]
-  if found != list(range(layout.num_shards)):
-    raise CacheCorruptError(
-      f'The ledger of {path} lists {len(found)} shards; expected '
-      f'{layout.num_shards} in order. Remove the cache and build it '
-      'again.'
-    )
-  for shard in manifest.shards:
-    for array in layout.arrays:
-      entry = shard.files.get(array.name)
-      if entry is not None:
-        _check_size(path, layout, array, shard.index, entry.bytes)
-
-
-def _check_size(
-  path: pathlib.Path,
-  layout: CacheLayout,
-  array: ArrayLayout,
-  shard: int,
-  expected: int,
-) -> None:
-  file = path / array.file_name(shard)
-  try:
-    size: int | None = file.stat().st_size
-  except FileNotFoundError:
-    size = None
-  if size != expected:
-    start, stop = layout.passage_range(shard)
-    state = 'is missing' if size is None else f'has {size} bytes'
-    raise CacheCorruptError(
-      f'{file} {state}; expected {expected} bytes (shard {shard}, passages '
-      f'{start} to {stop - 1}). Start the same build again: it writes what is '
-      'damaged.'
-    )

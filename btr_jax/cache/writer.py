@@ -13,8 +13,8 @@ import pathlib
 from jaxtyping import Integer, UInt8
 import numpy as np
 
+from btr_jax.cache import checksums, places, shard_files
 from btr_jax.cache import manifest as manifests
-from btr_jax.cache import places, shard_files
 from btr_jax.cache.assembly import (
   Assembly,
   files_of_shard,
@@ -158,10 +158,12 @@ class CacheWriter:
       )
     lengths = self.plan.shard_lengths(index)
     starts = np.cumsum(lengths, dtype=np.uint32) - lengths
+    narrow = narrow_token_ids(token_ids, layout.token_dtype)
     return {
       'bits': bits,
       'scale': scale,
-      'token_ids': narrow_token_ids(token_ids, layout.token_dtype),
+      'token_ids': narrow,
       'passage_starts': starts.astype(np.uint32),
       'passage_lengths': lengths,
+      'passage_checksums': checksums.of_rows(lengths, narrow, bits, scale),
     }

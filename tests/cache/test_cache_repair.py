@@ -25,7 +25,7 @@ def test_one_flipped_bit_at_a_hundred_places(cache, corpus, tree):
   sound = tree(cache)
   random = np.random.default_rng(0)
   files = sorted(file for file in cache.rglob('*') if file.is_file())
-  assert len(files) == 4 * 5 + 6 + 2
+  assert len(files) == 4 * 6 + 7 + 2
   rebuilt = 0
   for number in range(100):
     # Every file at least three times, then wherever the bytes are.

@@ -26,7 +26,7 @@ def flip_bit(file, position, bit=0):
 def test_one_flipped_bit_anywhere_is_found(cache):
   random = np.random.default_rng(0)
   shard_files = sorted(cache.rglob('c.*')) + sorted(cache.rglob('zarr.json'))
-  assert len(shard_files) == 4 * 5 + 6
+  assert len(shard_files) == 4 * 6 + 7
   for file in shard_files:
     position = int(random.integers(file.stat().st_size))
     flip_bit(file, position, int(random.integers(8)))

@@ -1,0 +1,73 @@
+"""Means of the scale bytes that codecs store beside the bits."""
+
+from __future__ import annotations
+
+from jaxtyping import Float64, UInt8
+import numpy as np
+
+# What a codec's scale bytes are: bfloat16 numbers and bytes on a logarithmic
+# scale, of which the mean is taken in the logarithm (the geometric mean).
+_FORMATS = {
+  'sign': (),
+  'calibrated': ('bfloat16',),
+  'residual': ('bfloat16', 'logarithm'),
+}
+_BYTES = {'bfloat16': 2, 'logarithm': 1}
+
+
+class ScaleFormat:
+  """Reads and writes the scale bytes of one codec."""
+
+  def __init__(self, codec_kind: str, scale_bytes: int):
+    """Knows the codecs whose codes are bits.
+
+    Raises:
+      ValueError: the codec stores no bits that could be merged, or has other
+        scale bytes than this version knows.
+    """
+    if codec_kind not in _FORMATS:
+      raise ValueError(
+        f'A cache of codec {codec_kind!r} cannot be compressed: merging by '
+        f'Hamming distance is for bits. Codecs that can: {sorted(_FORMATS)}.'
+      )
+    self._parts = _FORMATS[codec_kind]
+    known = sum(_BYTES[part] for part in self._parts)
+    if known != scale_bytes:
+      raise ValueError(
+        f'The cache has {scale_bytes} scale bytes per token; codec '
+        f'{codec_kind!r} has {known} in this version of btr_jax. Use the '
+        'version that built the cache.'
+      )
+
+  def decode(
+    self, scale: UInt8[np.ndarray, 'tokens scale_bytes']
+  ) -> Float64[np.ndarray, 'tokens scales']:
+    """The numbers whose mean may be taken."""
+    values = np.zeros((len(scale), len(self._parts)))
+    at = 0
+    for column, part in enumerate(self._parts):
+      if part == 'bfloat16':
+        low, high = scale[:, at].astype(np.uint32), scale[:, at + 1]
+        raw = low << 16 | high.astype(np.uint32) << 24
+        values[:, column] = raw.view(np.float32)
+      else:
+        values[:, column] = scale[:, at]
+      at += _BYTES[part]
+    return values
+
+  def encode(
+    self, values: Float64[np.ndarray, 'tokens scales']
+  ) -> UInt8[np.ndarray, 'tokens scale_bytes']:
+    """The inverse of decode; rounds to the nearest, ties to even."""
+    columns = []
+    for column, part in enumerate(self._parts):
+      if part == 'bfloat16':
+        raw = values[:, column].astype(np.float32).view(np.uint32)
+        raw = raw + np.uint32(0x7FFF) + (raw >> np.uint32(16) & np.uint32(1))
+        columns += [raw >> np.uint32(16), raw >> np.uint32(24)]
+      else:
+        columns.append(np.clip(np.rint(values[:, column]), 0, 255))
+    if not columns:
+      return np.zeros((len(values), 0), np.uint8)
+    wide = np.stack(columns, axis=1)
+    return (wide.astype(np.int64) & 0xFF).astype(np.uint8)
