@@ -218,7 +218,7 @@ def test_demo(last_json, tiny_family, tmp_path):
     '--output',
     tmp_path,
   )
-  assert len(record['evaluation']) == 5
+  assert len(record['evaluation']) == 6
   assert len(record['answers']) == 3
   assert (tmp_path / 'evaluation.png').stat().st_size > 10_000
   assert (tmp_path / 'evaluation.json').exists()
