@@ -17,7 +17,8 @@ from typing import Any
 from jaxtyping import Float, UInt8
 import numpy as np
 
-from btr_jax.cache.files import WriterLock, sync_folder
+from btr_jax.cache.files import sync_folder
+from btr_jax.cache.locks import FolderLock
 from btr_jax.data import records
 from btr_jax.data.records import Passage
 
@@ -114,7 +115,7 @@ def build(
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  lock = WriterLock(folder)
+  lock = FolderLock(folder)
   try:
     if is_complete(folder, settings):
       return

@@ -173,7 +173,7 @@ def test_a_write_that_the_system_refuses_is_explained_and_resumes(
 ):
   path = tmp_path / 'cache'
   # Metadata fits below the limit, the bits of a shard do not.
-  process = child(path, limit=1500)
+  process = child(path, limit=1600)
   _, errors = process.communicate(timeout=60)
   assert process.returncode == 1
   assert f'CacheWriteError {errno.EFBIG}:' in errors

@@ -57,7 +57,7 @@ def test_one_flipped_bit_at_a_hundred_places(cache, corpus, tree):
       rebuilt += len(encoded)
     else:
       file.write_bytes(content)
-  assert rebuilt == 5 * (2 + 2 + 2 + 1)
+  assert rebuilt == 6 * (2 + 2 + 2 + 1)
 
 
 def repair(corpus, cache, **options):

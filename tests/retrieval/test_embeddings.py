@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from btr_jax.cache.errors import CacheLockedError
-from btr_jax.cache.files import WriterLock
+from btr_jax.cache.locks import FolderLock
 from btr_jax.data.records import Passage
 from btr_jax.retrieval import dense, embeddings
 from btr_jax.retrieval.interface import Retriever
@@ -96,7 +96,7 @@ def test_other_embeddings_are_refused(tmp_path):
 
 
 def test_one_builder_at_a_time(tmp_path):
-  lock = WriterLock(tmp_path)
+  lock = FolderLock(tmp_path)
   with pytest.raises(CacheLockedError):
     embeddings.build(tmp_path, PASSAGES, vectors, SETTINGS)
   lock.release()

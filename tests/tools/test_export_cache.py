@@ -119,7 +119,7 @@ def test_repair(export_cache, built):
 def test_export_and_urls(export_cache, built, tmp_path):
   url = f'file://{tmp_path}/store'
   record = export_cache('export', '--cache', built, '--to', url, '--dry-run')
-  assert record['files'] == 5 * 5 + 6 and not (tmp_path / 'store').exists()
+  assert record['files'] == 5 * 6 + 7 and not (tmp_path / 'store').exists()
   export_cache('export', '--cache', built, '--to', url)
   assert tree(tmp_path / 'store') == tree(built)
   assert export_cache('verify', '--cache', url)['problems'] == []
