@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import traceback
-from typing import Any
 
 import jax
 
 from btr_jax import cache as cache_lib
 from btr_jax.cache import places
-from btr_jax.models.reader_files import LoadedReader
-from btr_jax.tools import caches, common, corpora
+from btr_jax.tools import common
+from btr_jax.training import distributed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,67 +33,54 @@ class Job:
       return name
     return f'{name} {self.share.index + 1}/{self.share.count}'
 
-  def check(
-    self,
-    path: str,
-    reader: LoadedReader,
-    corpus: corpora.Corpus,
-    batch_size: int,
-  ) -> None:
+  def check(self, path: str, told: Mapping[str, str]) -> None:
     """Refuses processes that were told different things.
 
+    Args:
+      path: of the cache.
+      told: what must be the same on all.
+
     Raises:
-      ValueError: on all processes, unless they agree on model, corpus, place
-        and batch, and see the same folder there.
+      ValueError: on all processes, unless they agree, and see the same folder.
     """
     if not self.together:
       return
-    from btr_jax.training import distributed
-
-    told = caches.fingerprints(reader, corpus) | {
-      'cache': path,
-      'batch': batch_size,
-    }
-    distributed.check_agreement('the build', told)
+    distributed.check_agreement('the build', {'cache': path, **told})
     if not places.is_url(path):
-      folder = pathlib.Path(path)
       # The mark stands beside the cache: in it, it would be a stranger.
-      folder.parent.mkdir(parents=True, exist_ok=True)
-      distributed.check_shared_folder(folder.parent, "--cache's parent")
+      folder = pathlib.Path(path).absolute().parent
+      folder.mkdir(parents=True, exist_ok=True)
+      distributed.check_shared_folder(folder, "--cache's parent")
 
 
-def split_process_flags(argv: Sequence[str]) -> tuple[Any, list[str]]:
-  """Takes the flags of several processes out of a command line."""
-  from btr_jax.training import distributed
-
-  return distributed.split_flags(argv)
-
-
-def run_together(processes: Any, run: Callable[[Job], int]) -> int:
-  """Joins the other processes, runs, and ends with them.
+def run_together(
+  processes: distributed.DistributedConfig, argv: Sequence[str]
+) -> int:
+  """Joins the other processes, runs `cache_actions.main`, ends with them.
 
   Args:
-    processes: of `split_process_flags`.
-    run: this process's part.
+    processes: where they meet.
+    argv: arguments of the command.
 
   Returns:
-    The exit code of `run`; an error ends the process, so that the others
-    notice and end as well.
+    The exit code. An error ends the process, so that the others notice and
+    end as well.
   """
-  from btr_jax.training import distributed
-
   try:
     distributed.initialize(processes)
   except distributed.DistributedError as error:
     raise common.UserError(str(error)) from error
   share = cache_lib.Share(jax.process_index(), jax.process_count())
   try:
-    code = run(Job(share, together=True))
+    from btr_jax.tools import cache_actions  # see export_cache.py
+
+    code = cache_actions.main(argv, Job(share, together=True))
+  except SystemExit as end:  # of the parser, which has said why
+    distributed.leave(int(end.code or 0))
   except Exception as error:
     if not isinstance(error, common.USER_ERRORS):
       traceback.print_exc()
     common.say(f'process {share.index} of {share.count}:')
-    common.fail(error)
-    distributed.leave(1)
+    distributed.leave(common.fail(error))
   distributed.shutdown()
   return code

@@ -5,8 +5,8 @@ import json
 import os
 import pathlib
 import re
-from typing import Any
 
+import bm25s
 import numpy as np
 
 from btr_jax.data import folders, records
@@ -85,8 +85,7 @@ class Bm25Retriever:
   every machine.
   """
 
-  def __init__(self, index: Any, num_passages: int):
-    """Takes a `bm25s.BM25` and how many passages it holds."""
+  def __init__(self, index: bm25s.BM25, num_passages: int):
     self._index = index
     self.num_passages = num_passages
 
@@ -120,8 +119,6 @@ class Bm25Retriever:
         f'Cannot index {len(tokens)} passages without a single word. Expected '
         'at least one passage with text.'
       )
-    import bm25s  # Not above: it starts JAX, too early for several processes.
-
     index = bm25s.BM25(k1=k1, b=b)
     index.index((tokens, numbering.vocabulary), show_progress=False)
     return cls(index, len(tokens))
@@ -223,8 +220,6 @@ class Bm25Retriever:
         f'{path}: the index is of corpus {settings.get("corpus")!r}, expected '
         f'{corpus!r}. Hits would name other passages; build it again.'
       )
-    import bm25s
-
     index = bm25s.BM25.load(
       folder, mmap=mmap, load_corpus=False, show_progress=False
     )

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from btr_jax.data import records
+from btr_jax.tools import cache_actions, cache_jobs, common
 
 
 def tree(path):
@@ -174,22 +175,17 @@ def test_plan_of_a_gin_file_by_its_operations(export_cache):
     (('verify', 'x'), 'parts has no meaning for verify'),
     (('build', '--shards', '9/8', '--cache', 'x'), 'Share 9/8'),
     (('build', '--process_count=2', '--cache', 'x'), 'coordinator_address'),
-    (
-      (
-        'repair',
-        '--coordinator_address=localhost:1',
-        '--process_count=2',
-        '--process_index=0',
-        '--cache',
-        'x',
-      ),
-      'for build alone',
-    ),
     (('repair', '--cache', 'nowhere'), 'nowhere is not a cache'),
   ],
 )
 def test_what_is_refused(export_cache, argv, message):
   assert message in export_cache(*argv, fails=True)
+
+
+def test_several_processes_are_for_build():
+  job = cache_jobs.Job(together=True)
+  with pytest.raises(common.UserError, match='for build alone'):
+    cache_actions.main(['repair', '--cache', 'x'], job)
 
 
 @pytest.mark.slow
@@ -218,11 +214,10 @@ def test_two_processes_build_what_one_builds(
     )
     for index in range(2)
   ]
-  for process in processes:
-    out, err = process.communicate(timeout=200)
+  outputs = [process.communicate(timeout=200) for process in processes]
+  for process, (out, err) in zip(processes, outputs, strict=True):
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])['status'] == 'complete'
   assert tree(path) == tree(built)
-  # One of two alone is refused while the other's lock is held: none is left.
   assert not list(path.glob('*.lock'))
   shutil.rmtree(path)
