@@ -95,20 +95,19 @@ augmented --gin.MODEL_DIR="'$runs/split_eight'" --gin.OPTIMIZER="'muon'" \
   --gin.NUM_PASSAGES=8 --gin.BATCH_SIZE=12 --gin.TRAIN_STEPS=700 \
   --gin.LEARNING_RATE=7e-4
 
-# The last 500 steps are the same for three readers: the decomposed one and
-# stage 3 with either codec, both from where the decomposed one starts, too.
-mkdir -p "$runs/last"
-ln -sfn "$(realpath "$runs/stages/stage1")" "$runs/last/stage1"
+# The last 500 steps are the same for all four readers: joint, decomposed, and
+# stage 3 with either codec, both from where the decomposed one starts.
 last() {
   train --gin.MODEL_DIR="'$runs/last'" --gin.TASK="'factbook_augmented'" \
     --gin.DISTILL_TOKENS="'none'" --gin.OPTIMIZER="'muon'" --gin.SEED=3 \
-    --gin.INITIAL_CHECKPOINT="'$runs/split_eight/stage2'" \
     --gin.NUM_PASSAGES=8 --gin.PASSAGE_LENGTH=112 --gin.BATCH_SIZE=12 \
     --gin.TRAIN_STEPS=500 --gin.LEARNING_RATE=6e-4 --gin.WARMUP_STEPS=20 \
     --gin.EVAL_PERIOD=250 --gin.EVAL_BATCHES=20 --gin.SAVE_PERIOD=250 "$@"
 }
-last --gin.STAGE=2
-last --gin.STAGE=3 --gin.CODEC="'residual'" --gin.CODEC_BITS=64
-last --gin.STAGE=3 --gin.CODEC="'calibrated'"
+last --gin.STAGE=1 --gin.INITIAL_CHECKPOINT="'$runs/stages/stage1'"
+start="--gin.INITIAL_CHECKPOINT='$runs/split_eight/stage2'"
+last --gin.STAGE=2 "$start"
+last --gin.STAGE=3 --gin.CODEC="'residual'" --gin.CODEC_BITS=64 "$start"
+last --gin.STAGE=3 --gin.CODEC="'calibrated'" "$start"
 
 btr pack-family --stages "$runs/last" --output "$runs/family"
