@@ -235,6 +235,7 @@ class TrainServer:
     self._folder = folder
     self._ended = {}
     self._started = 0
+    self._unread = b''
     self._server = subprocess.Popen(
       [sys.executable, str(pathlib.Path(__file__).parent / 'train_server.py')],
       stdin=subprocess.PIPE,
@@ -267,10 +268,17 @@ class TrainServer:
 
   def _read(self, timeout):
     stdout = self._server.stdout
-    ready, _, _ = select.select([stdout], [], [], max(0.0, timeout))
-    line = stdout.readline() if ready else ''
-    assert line, 'no answer: ' + (self._folder / 'server.txt').read_text()
-    return line.split()
+    deadline = time.monotonic() + timeout
+    # Not readline: it may take two lines and keep one where select, which
+    # only knows the pipe, does not see it.
+    while b'\n' not in self._unread:
+      left = max(0.0, deadline - time.monotonic())
+      ready, _, _ = select.select([stdout], [], [], left)
+      data = os.read(stdout.fileno(), 1 << 16) if ready else b''
+      assert data, 'no answer: ' + (self._folder / 'server.txt').read_text()
+      self._unread += data
+    line, self._unread = self._unread.split(b'\n', 1)
+    return line.decode().split()
 
   def close(self):
     """Ends the server."""
