@@ -120,6 +120,8 @@ def test_axes_of_the_optimizer_state(name):
   kernel = {('layer', 'kernel'): ('embed', 'mlp')}
   if name == 'adamw':
     moments = {'mu': scales | kernel, 'nu': scales | kernel}
+  elif name == 'muon':  # It keeps no second moment of a matrix.
+    moments = {'mu': scales | kernel, 'nu': scales}
   else:  # The matrix is factored; its factors have another shape.
     moments = {'v': scales}
   assert spread == {
