@@ -37,6 +37,10 @@ COMMANDS = {
     'btr_jax.tools.prepare_questions',
     "a benchmark's files as records, and what is wrong in them",
   ),
+  'prepare-batches': (
+    'btr_jax.tools.prepare_batches',
+    'examples of a task as arrays, with the codes of their passages',
+  ),
   'benchmark-data': (
     'btr_jax.tools.benchmark_data',
     'examples per second of the input pipeline of training',

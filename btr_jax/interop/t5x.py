@@ -76,6 +76,11 @@ def model(
       not fit the reader.
   """
   check_stage(stage)
+  if recipe is not None and not recipe.train_lower:
+    raise ValueError(
+      'TRAIN_LOWER is False; T5X trains all layers. Expected TRAIN_LOWER=True, '
+      'or the trainer of this package: python -m btr_jax.train.'
+    )
   vocabulary = vocabulary_lib.Vocabulary(*check_source(data).vocabulary_file())
   stages.check_vocabulary(reader, vocabulary)
   features = data.seqio_task().output_features

@@ -20,7 +20,13 @@ import numpy as np
 
 from btr_jax import config as config_lib
 from btr_jax import losses
-from btr_jax.models import codec_fit, codecs, decoding, initialization
+from btr_jax.models import (
+  codec_fit,
+  codecs,
+  decoding,
+  frozen,
+  initialization,
+)
 from btr_jax.models import reader as reader_lib
 
 Batch = Mapping[str, Array]
@@ -40,6 +46,7 @@ class BtrModel:
     mode: how `predict_batch` and the losses encode.
     stage: which losses: 1 task, 2 task + distillation, 3 task + recovery.
     module: the Linen module, for T5X.
+    train_lower: whether the losses reach what cached passages depend on.
     inference: how `encode` and `decode` run unless they are told otherwise.
     optimizer_def: T5X's optimizer; ours is built by the trainer.
     input_vocabulary: SeqIO vocabulary of questions and passages, for T5X.
@@ -57,6 +64,7 @@ class BtrModel:
     distill_fraction: float = 0.5,
     distill_weight: float = 1.0,
     recovery_weight: float = 1.0,
+    train_lower: bool = True,
     inference: config_lib.InferenceConfig = config_lib.DEFAULT_INFERENCE,
     input_vocabulary: Any = None,
     output_vocabulary: Any = None,
@@ -84,6 +92,7 @@ class BtrModel:
     self._distill_fraction = distill_fraction
     self._distill_weight = distill_weight
     self._recovery_weight = recovery_weight
+    self.train_lower = train_lower
     self.inference = inference
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
@@ -231,9 +240,16 @@ class BtrModel:
       batch['passage_tokens'],
       batch['decoder_input_tokens'],
       self.mode,
+      packed=self._packed(batch, self.mode),
     )
     loss, accuracy = self._task_loss(logits, batch)
     return loss, _averages(batch, loss=loss, token_accuracy=accuracy)
+
+  def _packed(self, batch: Batch, mode: str) -> codecs.PackedCode | None:
+    # Cached passages, where the batch has them and the mode reads them.
+    if mode != 'binary' or 'passage_bits' not in batch:
+      return None
+    return codecs.PackedCode(batch['passage_bits'], batch['passage_scale'])
 
   def _task_loss(self, logits, batch):
     return losses.cross_entropy(
@@ -245,12 +261,21 @@ class BtrModel:
     if dropout_rng is not None:
       dropout_key, choice_rng = jax.random.split(dropout_rng)
       rngs = {'dropout': dropout_key}
+    packed = self._packed(batch, self.mode)
+    if not self.train_lower:
+      params = frozen.stop_below_split(params, self.config.split_layer)
+    elif packed is not None:
+      raise ValueError(
+        'The batches hold passage_bits, codes of lower layers that this run '
+        'would change. Set TRAIN_LOWER=False, or take batches without codes.'
+      )
     logits, encoded = self.module.apply(
       {'params': params},
       batch['question_tokens'],
       batch['passage_tokens'],
       batch['decoder_input_tokens'],
       self.mode,
+      packed=packed,
       deterministic=dropout_rng is None,
       trace=self.stage == 2 and self._distill_tokens != 'none',
       rngs=rngs,
@@ -269,7 +294,8 @@ class BtrModel:
       )
       loss += self._distill_weight * distill_loss
       values['distill_loss'] = distill_loss
-    if self.mode == 'binary':
+    # Where the lower layers and the codec stay, nothing can be recovered.
+    if self.mode == 'binary' and self.train_lower:
       loss += self._recovery_weight * encoded.recovery
       values['recovery_loss'] = encoded.recovery
     return loss, _averages(batch, loss=loss, **values)
@@ -341,10 +367,7 @@ class BtrModel:
     packed = None
     if mode == 'binary':
       self._check_codec(params)
-      if 'passage_bits' in batch:
-        packed = codecs.PackedCode(
-          batch['passage_bits'], batch['passage_scale']
-        )
+      packed = self._packed(batch, mode)
     encoded = self.module.apply(
       {'params': params},
       batch['question_tokens'],

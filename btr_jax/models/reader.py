@@ -199,6 +199,7 @@ class Reader(nn.Module):
     passage_tokens: Int[Array, 'batch passages passage_length'],
     decoder_input_tokens: Int[Array, 'batch answer_length'],
     mode: str,
+    packed: codecs.PackedCode | None = None,
     deterministic: bool = True,
     trace: bool = False,
   ) -> tuple[Float[Array, 'batch answer_length vocab'], Encoded]:
@@ -207,6 +208,7 @@ class Reader(nn.Module):
       question_tokens,
       passage_tokens,
       mode,
+      packed,
       deterministic=deterministic,
       trace=trace,
     )

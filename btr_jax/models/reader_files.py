@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -26,6 +25,7 @@ import safetensors.flax
 from btr_jax import config as config_lib
 from btr_jax.data import records
 from btr_jax.data import vocabulary as vocabulary_lib
+from btr_jax.models import frozen
 from btr_jax.models import model as model_lib
 
 FORMAT_VERSION = 1
@@ -51,8 +51,8 @@ class LoadedReader:
     config: architecture and codec.
     limits: lengths that inputs are padded to.
     vocabulary: the tokenizer.
-    fingerprint: SHA-256 of weights and configuration: what a cache was built
-      with must equal what reads it.
+    fingerprint: SHA-256 of the configuration and of the weights below the
+      split: what a cache was built with must equal what reads it.
     path: where it was read from.
     provenance: how it was trained, as the file says.
   """
@@ -305,14 +305,14 @@ def load_reader(
   vocabulary = vocabulary_lib.Vocabulary(
     path / description['vocabulary'], extra_ids=description['extra_ids']
   )
-  config_text = json.dumps(config.to_dict(), sort_keys=True).encode()
+  params = model_lib.nested_params(flat)
   return LoadedReader(
     model=model,
-    params=model_lib.nested_params(flat),
+    params=params,
     config=config,
     limits=limits,
     vocabulary=vocabulary,
-    fingerprint=hashlib.sha256(raw + config_text).hexdigest(),
+    fingerprint=frozen.fingerprint(params, config),
     path=path,
     provenance=description.get('provenance', {}),
   )

@@ -11,6 +11,7 @@ import optax
 from optax import contrib
 
 from btr_jax import config as config_lib
+from btr_jax.models import frozen
 from btr_jax.training import partitioning
 
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
@@ -141,6 +142,27 @@ def matrix_dimensions(params: Any) -> Any:
     return None
 
   return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
+def above_split(
+  optimizer: optax.GradientTransformation, split_layer: int
+) -> optax.GradientTransformation:
+  """The optimizer for what caches do not depend on; the rest stays.
+
+  Args:
+    optimizer: of the parameters above the split; it keeps no state of others.
+    split_layer: k of the paper.
+  """
+
+  def labels(params):
+    return jax.tree.map(
+      lambda below: 'stays' if below else 'trained',
+      frozen.below_split(params, split_layer),
+    )
+
+  return optax.partition(
+    {'trained': optimizer, 'stays': optax.set_to_zero()}, labels
+  )
 
 
 def make_optimizer(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import dataclasses
 import importlib
 import itertools
+import json
 import os
 import pathlib
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +26,10 @@ from btr_jax.data.records import Record
 from btr_jax.evaluation import task_metrics
 
 Batch = dict[str, np.ndarray]
+
+# Arrays of passages as a codec stores them, and the file that tells whose.
+CODES = ('passage_bits', 'passage_scale')
+CODES_FILE = 'codes.json'
 
 
 @runtime_checkable
@@ -189,7 +194,10 @@ class NpzSource:
 
   Attributes:
     folder: holds <split>.npz, each with the model features of all examples
-      along the first axis, and vocabulary.model.
+      along the first axis, and vocabulary.model. With `passage_bits` and
+      `passage_scale` the passages are read from their codes, and no lower
+      layer runs over them (TRAIN_LOWER=False). `btr prepare-batches` makes
+      such folders.
     extra_ids: of the vocabulary.
   """
 
@@ -234,6 +242,10 @@ class NpzSource:
       'decoder_target_tokens': (limits.answer_length,),
       'decoder_loss_weights': (limits.answer_length,),
     }
+    # Codes of the passages, as many bytes as the codec has; optional.
+    for name in CODES:
+      if name in examples:
+        expected[name] = expected['passage_tokens'] + examples[name].shape[3:]
     found = {name: array.shape[1:] for name, array in examples.items()}
     if found != expected:
       raise ValueError(
@@ -264,7 +276,11 @@ class NpzSource:
 
   def describe(self) -> dict[str, Any]:
     """See BatchSource."""
-    return {'npz': os.path.basename(os.path.normpath(self.folder))}
+    described = {'npz': os.path.basename(os.path.normpath(self.folder))}
+    codes = pathlib.Path(self.folder) / CODES_FILE
+    if codes.exists():
+      described['codes'] = json.loads(codes.read_text())['fingerprint']
+    return described
 
   def evaluation(self, split: str) -> None:
     """See BatchSource; arrays hold one answer per question."""

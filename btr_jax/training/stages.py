@@ -22,8 +22,8 @@ import jax
 from btr_jax import config as config_lib
 from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.evaluation import multiple_choice
+from btr_jax.models import frozen, reader_files
 from btr_jax.models import model as model_lib
-from btr_jax.models import reader_files
 from btr_jax.training import checkpoints as checkpoints_lib
 from btr_jax.training import (
   distributed,
@@ -88,6 +88,9 @@ class Recipe:
     microbatches: parts of the batch, one in memory at a time.
     distill_tokens: stage 2: `attention`, `random`, `all` or `none`; the last
       learns from the task alone and saves the teacher's run.
+    train_lower: whether stages 2 and 3 train what cached passages depend on;
+      without it, caches stay valid, and a step costs a fraction where the
+      batches hold codes (`btr prepare-batches --reader`).
     codec_fit_batches: stage 3: training batches whose passages the codec's
       statistics come from.
     seed: of parameters, dropout and the order of the data.
@@ -99,6 +102,7 @@ class Recipe:
   batch_size: int
   microbatches: int = 1
   distill_tokens: str = 'attention'
+  train_lower: bool = True
   codec_fit_batches: int = 64
   seed: int = 0
 
@@ -206,8 +210,15 @@ def run_stage(
     values['train_steps'],
   )
   transform = optimizers.make_optimizer(optimizer, schedule)
+  train_lower = recipe.train_lower or stage == 1
+  if not train_lower:
+    transform = optimizers.above_split(transform, reader.split_layer)
   model = model_lib.BtrModel(
-    reader, limits, stage=stage, distill_tokens=recipe.distill_tokens
+    reader,
+    limits,
+    stage=stage,
+    distill_tokens=recipe.distill_tokens,
+    train_lower=train_lower,
   )
   settings = {
     'stage': stage,
@@ -262,6 +273,7 @@ def run_stage(
           itertools.islice(train_batches(0, 0, 1), recipe.codec_fit_batches),
           start.teacher_params(model_dir) if stage == 2 else None,
         )
+    _check_codes(settings['data'].get('codes'), state.params, reader)
     del previous
     start_step = int(state.step)
     finished = start_step >= loop_config.total_steps
@@ -318,6 +330,19 @@ def run_stage(
         },
       )
   return finished
+
+
+def _check_codes(codes, params, reader):
+  if codes is None:
+    return
+  found = frozen.fingerprint(jax.tree.map(partitioning.to_host, params), reader)
+  if codes != found:
+    raise ValueError(
+      'The batches hold codes of passages by a reader whose lower layers or '
+      f'codec are others: expected fingerprint {found[:16]}..., found '
+      f'{codes[:16]}... Prepare the batches with the reader that '
+      'INITIAL_CHECKPOINT names, or start from the one that they were made by.'
+    )
 
 
 def _make_evaluate(

@@ -146,3 +146,34 @@ def test_clipping_comes_first():
 
   np.testing.assert_allclose(moment(None), [0.3, 0.4], rtol=1e-6)
   np.testing.assert_allclose(moment(1.0), [0.06, 0.08], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
+def test_above_the_split_the_rest_stays_and_costs_nothing(name):
+  kernel = jnp.ones((4, 4))
+  params = {
+    'token_embedder': {'embedding': kernel},
+    'encoder': {
+      f'layers_{layer}': {'mlp': {'wo': {'kernel': kernel}}}
+      for layer in range(3)
+    },
+  }
+  optimizer = optimizers.above_split(
+    optimizers.make_optimizer(
+      config(name=name, weight_decay=0.1), lambda step: 0.5
+    ),
+    split_layer=2,
+  )
+  state = optimizer.init(params)
+  updates, _ = optimizer.update(params, state, params)
+  encoder = updates['encoder']
+  assert np.all(encoder.pop('layers_2')['mlp']['wo']['kernel'] != 0)
+  assert not any(map(np.any, jax.tree.leaves(updates)))
+  # What is kept of a parameter has its name; all else are numbers of a rule.
+  kept = [
+    jax.tree_util.keystr(path)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    if leaf.ndim
+  ]
+  assert any('layers_2' in name for name in kept)
+  assert not any('layers_1' in name or 'embedding' in name for name in kept)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from btr_jax import config as config_lib
-from btr_jax.models import reader_files
+from btr_jax.models import frozen, reader_files
+from btr_jax.tools import prepare_batches
 from btr_jax.training import checkpoints as checkpoints_lib
 from btr_jax.training import loop as loop_lib
 from btr_jax.training import (
@@ -149,6 +151,61 @@ def test_stage_1_teaches_wherever_stage_2_starts(arguments, tmp_path):
   )
   taught_by, _ = checkpoints_lib.load_params(tmp_path / 'run' / 'stage1')
   same(restored['flax_mutables']['teacher'], taught_by)
+
+
+@pytest.mark.slow
+def test_above_the_split_from_codes(arguments, prepared_folder, tmp_path):
+  """Upper layers learn from stored codes; what made these stays as it is."""
+  assert runner.train(**arguments)
+  run = tmp_path / 'run'
+  first = {**arguments, 'stage': 3, 'initial_checkpoint': str(run / 'stage1')}
+  assert runner.train(**first)
+  path = run / 'stage3_residual' / 'reader'
+  reader = reader_files.load_reader(path, mode='binary')
+
+  folder = tmp_path / 'arrays'
+  shutil.copytree(prepared_folder, folder)
+  for split in ('train', 'validation'):
+    with np.load(folder / f'{split}.npz') as arrays:
+      arrays = dict(arrays)
+    codes = prepare_batches.codes(reader, arrays['passage_tokens'])
+    np.savez(folder / f'{split}.npz', **arrays, **codes)
+  (folder / sources.CODES_FILE).write_text(
+    json.dumps({'fingerprint': reader.fingerprint})
+  )
+  data = sources.NpzSource(str(folder))
+  with pytest.raises(ValueError, match='TRAIN_LOWER=False'):
+    runner.train(
+      **{
+        **first,
+        'data': data,
+        'model_dir': str(tmp_path / 'stale'),
+        'initial_checkpoint': str(path),
+      }
+    )
+  above = {
+    **first,
+    'data': data,
+    'model_dir': str(tmp_path / 'above'),
+    'recipe': dataclasses.replace(RECIPE, train_lower=False),
+    'eval_batches': 1,
+  }
+  with pytest.raises(ValueError, match='fingerprint .* INITIAL_CHECKPOINT'):
+    runner.train(**above)  # From stage 1: other codes.
+  above |= {
+    'model_dir': str(tmp_path / 'again'),
+    'initial_checkpoint': str(path),
+  }
+  assert runner.train(**above)
+  folder = tmp_path / 'again' / 'stage3_residual'
+  found = reader_files.load_reader(folder / 'reader', mode='binary')
+  assert found.fingerprint == reader.fingerprint  # Caches stay valid.
+  stays = frozen.below_split(found.params, READER.split_layer)
+  for below, new, old in zip(
+    *map(jax.tree.leaves, (stays, found.params, reader.params)), strict=True
+  ):
+    assert np.array_equal(new, old) == below
+  assert 'recovery_loss' not in (folder / 'metrics.jsonl').read_text()
 
 
 class StopAt(loop_lib.StopSignal):

@@ -1,0 +1,73 @@
+"""`btr prepare-batches`: a task's examples, and codes, as arrays."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from btr_jax import config as config_lib
+from btr_jax.models import reader_files
+from btr_jax.tools import common, prepare_batches
+from btr_jax.training import sources
+
+LIMITS = config_lib.InputLimits(12, 20, 6, 2)
+SIZES = [
+  *('--question-length', '12', '--passage-length', '20'),
+  *('--answer-length', '6', '--num-passages', '2'),
+]
+
+
+@pytest.fixture
+def prepare(tiny_task, tmp_path):
+  """Runs the command on the tiny task; gives its exit code."""
+
+  def run(split, *arguments):
+    argv = ['--task', tiny_task, '--task-module', 'btr_jax.tasks.preprocessors']
+    argv += ['--split', split, '--output', str(tmp_path / 'arrays')]
+    return common.run(prepare_batches.main, [*argv, *SIZES, *arguments])
+
+  return run
+
+
+def test_arrays_are_the_tasks_examples(prepare, tiny_task, tmp_path, capsys):
+  assert prepare('train', '--examples', '70', '--seed', '3') == 0
+  record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+  assert record['examples'] == 70 and record['codes'] is None
+  source = sources.SeqioSource(tiny_task)
+  direct = next(source.batches('train', LIMITS, 64, seed=3))
+  with np.load(tmp_path / 'arrays' / 'train.npz') as arrays:
+    assert set(arrays) == set(direct)
+    for name, array in direct.items():
+      np.testing.assert_array_equal(arrays[name][:64], array)
+  prepared = sources.NpzSource(str(tmp_path / 'arrays'))
+  batch = next(prepared.batches('train', LIMITS, 8, seed=0))
+  assert batch['passage_tokens'].shape == (8, 2, 20)
+  assert source.vocabulary_file()[1] == prepared.vocabulary_file()[1]
+
+
+def test_codes_are_the_readers(prepare, tiny_family, tmp_path, capsys):
+  reader = reader_files.load_reader(tiny_family, mode='binary')
+  assert prepare('test', '--examples', '9', '--reader', str(tiny_family)) == 0
+  folder = tmp_path / 'arrays'
+  with np.load(folder / 'test.npz') as arrays:
+    arrays = dict(arrays)
+  tokens = arrays['passage_tokens']
+  packed = reader.model.encode_passages(reader.params, tokens.reshape(-1, 20))
+  real = tokens.reshape(-1, 20) != 0
+  for name, expected in packed.items():
+    found = arrays[f'passage_{name}']
+    found = found.reshape(real.shape + found.shape[-1:])
+    np.testing.assert_array_equal(found[real], np.asarray(expected)[real])
+  described = sources.NpzSource(str(folder)).describe()
+  assert described['codes'] == reader.fingerprint
+  capsys.readouterr()
+  assert prepare('train', '--examples', '9') == 2
+  assert 'already holds test.npz' in capsys.readouterr().err
+  assert not (folder / 'train.npz').exists()
+
+
+def test_bad_input(prepare, capsys):
+  assert prepare('train', '--examples', '9', '--codec', 'residual') == 2
+  assert '--codec needs --reader' in capsys.readouterr().err
