@@ -224,6 +224,12 @@ def random_params(model, seed):
 
 
 @pytest.fixture(scope='session')
+def drawn_quickly():
+  """drawn_quickly(model, seed) -> random parameters."""
+  return random_params
+
+
+@pytest.fixture(scope='session')
 def tiny_family(
   tmp_path_factory, tiny_config, tiny_limits, tiny_vocabulary_file
 ) -> pathlib.Path:

@@ -38,9 +38,10 @@ def initial_params(
   Raises:
     CheckpointError: the folder is none of the three, or cannot be read.
   """
-  if (path / reader_files.READER_FILE).is_file() or (
-    path / reader_files.FAMILY_FILE
-  ).is_file():
+  if (path / reader_files.READER_FILE).is_file():
+    # In its own mode, so that a binary reader's codec comes along.
+    return reader_files.load_reader(path).params, str(path)
+  if (path / reader_files.FAMILY_FILE).is_file():
     mode = 'decomposed' if stage == 3 else 'joint'
     return reader_files.load_reader(path, mode=mode).params, str(path)
   if not checkpoints_lib.steps_in(path):
