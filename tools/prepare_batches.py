@@ -23,7 +23,6 @@ from btr_jax.training import sources
 # Passages that are encoded at once, and what their lengths are padded to.
 ENCODED_TOGETHER = 256
 LENGTH_STEP = 16
-BATCH = 64
 
 
 def make_parser() -> common.Parser:
@@ -95,16 +94,15 @@ def examples(
   Returns:
     Arrays [examples, ...].
   """
-  batches = source.batches(split, limits, BATCH, seed=seed)
+  # One by one: no example of a small task is left over.
+  batches = source.batches(split, limits, 1, seed=seed)
   found = []
   with progress.Progress(f'examples of {split}') as tell:
-    for batch in itertools.islice(batches, -(-count // BATCH)):
-      real = batch['decoder_loss_weights'].sum(-1) > 0
-      found.append({name: array[real] for name, array in batch.items()})
-      tell(min(count, len(found) * BATCH), count)
+    for batch in itertools.islice(batches, count):
+      found.append(batch)
+      tell(len(found), count)
   return {
-    name: np.concatenate([batch[name] for batch in found])[:count]
-    for name in found[0]
+    name: np.concatenate([batch[name] for batch in found]) for name in found[0]
   }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -12,9 +13,9 @@ from btr_jax.models import reader_files
 from btr_jax.tools import common, prepare_batches
 from btr_jax.training import sources
 
-LIMITS = config_lib.InputLimits(12, 20, 6, 2)
+LIMITS = config_lib.InputLimits(32, 20, 6, 2)
 SIZES = [
-  *('--question-length', '12', '--passage-length', '20'),
+  *('--question-length', '32', '--passage-length', '20'),
   *('--answer-length', '6', '--num-passages', '2'),
 ]
 
@@ -36,11 +37,14 @@ def test_arrays_are_the_tasks_examples(prepare, tiny_task, tmp_path, capsys):
   record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
   assert record['examples'] == 70 and record['codes'] is None
   source = sources.SeqioSource(tiny_task)
-  direct = next(source.batches('train', LIMITS, 64, seed=3))
+  direct = list(
+    itertools.islice(source.batches('train', LIMITS, 1, seed=3), 70)
+  )
   with np.load(tmp_path / 'arrays' / 'train.npz') as arrays:
-    assert set(arrays) == set(direct)
-    for name, array in direct.items():
-      np.testing.assert_array_equal(arrays[name][:64], array)
+    assert set(arrays) == set(direct[0])
+    for name in arrays:
+      expected = np.concatenate([batch[name] for batch in direct])
+      np.testing.assert_array_equal(arrays[name], expected)
   prepared = sources.NpzSource(str(tmp_path / 'arrays'))
   batch = next(prepared.batches('train', LIMITS, 8, seed=0))
   assert batch['passage_tokens'].shape == (8, 2, 20)
