@@ -115,9 +115,11 @@ def encode_passages(
     int32 [passages, length]; every row has eos after its last token.
   """
   result = np.zeros((len(passages), length), np.int32)
-  for row, (title, text) in enumerate(passages):
-    ids = passage_ids(vocabulary, title, text, length)
-    result[row, : len(ids)] = ids
+  texts = [prompts.format_passage(title, text) for title, text in passages]
+  for row, ids in enumerate(vocabulary.encode_many(texts)):
+    kept = min(len(ids), length - 1)
+    result[row, :kept] = ids[:kept]
+    result[row, kept] = vocabulary.eos_id
   return result
 
 

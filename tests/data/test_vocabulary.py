@@ -46,6 +46,14 @@ def test_sentinel_is_one_token(tiny_vocabulary):
   assert ids[-1] == tiny_vocabulary.extra_id(7)
 
 
+@pytest.mark.parametrize('count', [0, 3, 200])
+def test_many_texts_are_encoded_as_each_alone(tiny_vocabulary, count):
+  texts = [f'Place {n} is <extra_id_0> Peru {n * 7}' for n in range(count)]
+  texts[1:2] = ['']
+  expected = [tiny_vocabulary.encode(text) for text in texts]
+  assert tiny_vocabulary.encode_many(texts) == expected
+
+
 def test_decode_inverts_encode_and_stops_at_eos(tiny_vocabulary):
   ids = tiny_vocabulary.encode('the capital of Peru')
   assert tiny_vocabulary.decode(ids) == 'the capital of Peru'
