@@ -198,17 +198,22 @@ class CacheStore:
     layout = self.layout
     count = passage_ids.size
     padded = checksums.padded_length(passage_length)
-    token_ids = np.zeros((count, padded), layout.token_dtype)
-    bits = np.zeros((count, padded, layout.bits_bytes), np.uint8)
-    scale = np.zeros((count, padded, layout.scale_bytes), np.uint8)
-    if count:
-      flat_ids = passage_ids.ravel().tolist()
-      stored = self._copy(flat_ids, passage_length, token_ids, bits, scale)
-      if self._verify and self._checksums is not None:
-        found = checksums.of_padded(token_ids, bits, scale)
-        wrong = np.flatnonzero(found != np.array(stored, np.uint64))
-        if wrong.size:
-          raise self._corrupt([flat_ids[slot] for slot in wrong])
+    flat_ids = passage_ids.ravel().tolist()
+    located, stored = self._locate(flat_ids, passage_length)
+    # Zeros only where something is left to pad: they are written to memory
+    # like what is copied over them.
+    full = sum(length for *_, length in located) == count * padded
+    make = np.empty if full else np.zeros
+    token_ids = make((count, padded), layout.token_dtype)
+    bits = make((count, padded, layout.bits_bytes), np.uint8)
+    scale = make((count, padded, layout.scale_bytes), np.uint8)
+    if located:
+      self._copy(flat_ids, located, token_ids, bits, scale)
+    if count and self._verify and self._checksums is not None:
+      found = checksums.of_padded(token_ids, bits, scale)
+      wrong = np.flatnonzero(found != np.array(stored, np.uint64))
+      if wrong.size:
+        raise self._corrupt([flat_ids[slot] for slot in wrong])
     shape = (*passage_ids.shape, passage_length)
     token_ids = token_ids[:, :passage_length].astype(np.int32)
     return PassageRows(
@@ -259,15 +264,13 @@ class CacheStore:
   def _copy(
     self,
     passage_ids: list[int],
-    passage_length: int,
+    located: Sequence[tuple[int, Any, int, int]],
     token_ids: np.ndarray,
     bits: np.ndarray,
     scale: np.ndarray,
-  ) -> list[int]:
-    """Copies the passages' bytes into arrays of zeros; gives checksums."""
-    located, stored = self._locate(passage_ids, passage_length)
-    if not located:
-      return stored
+  ) -> None:
+    """Copies the passages' bytes into arrays that are 0 where it is padded."""
+    del passage_ids
     padded = token_ids.shape[1]
     ids_width, bits_width = token_ids.itemsize, bits.shape[-1]
     scale_width = scale.shape[-1]
@@ -305,7 +308,6 @@ class CacheStore:
           advised = True
         before = now
     shards.copy_stored(later)
-    return stored
 
   def _locate(
     self, passage_ids: list[int], passage_length: int

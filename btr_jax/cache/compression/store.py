@@ -114,13 +114,12 @@ class CompressedStore(store.CacheStore):
   def _copy(
     self,
     passage_ids: list[int],
-    passage_length: int,
+    located: Sequence[tuple[int, Any, int, int]],
     token_ids: np.ndarray,
     bits: np.ndarray,
     scale: np.ndarray,
-  ) -> list[int]:
-    """Puts passages together in arrays of zeros; gives their checksums."""
-    located, stored = self._locate(passage_ids, passage_length)
+  ) -> None:
+    """Puts passages together in arrays that are 0 where it is padded."""
     columns = [('bits', bits)]
     if scale.size:
       columns.append(('scale', scale))
@@ -170,7 +169,6 @@ class CompressedStore(store.CacheStore):
         columns,
         passage_ids,
       )
-    return stored
 
   def _follow(
     self,
