@@ -63,7 +63,7 @@ def build_random(
     for shard in writer.missing_shards():
       random = np.random.default_rng([seed, shard])
       rows = plan.shard_rows(shard)
-      # bfloat16 numbers of one to two
+      # bfloat16 numbers of one to two, or one byte from the upper half.
       scale = random.integers(0, 128, (rows, scale_bytes), np.uint8)
       scale[:, 1::2] = 0x3F
       scale[:, ::2] |= 0x80

@@ -18,16 +18,16 @@ import dataclasses
 
 from flax import linen as nn
 from flax import struct
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from btr_jax import axes
 from btr_jax import config as config_lib
-from btr_jax.models import layers, straight_through
+from btr_jax.models import layers, scale_code, straight_through
 
 # The norm's weight divides in the calibrated codec's scale recovery.
 _SMALLEST_NORM_SCALE = 1e-3
+_BFLOAT16 = scale_code.Bfloat16()
 
 
 @struct.dataclass
@@ -71,20 +71,9 @@ def codec_layout(config: config_lib.ReaderConfig) -> CodecLayout:
     'calibrated': config.embed_dim // 8,
     'residual': (config.codec.num_bits or config.embed_dim) // 8,
   }[kind]
-  scale_bytes = {'float': 0, 'sign': 0, 'calibrated': 2, 'residual': 3}[kind]
-  return CodecLayout(kind, bits_bytes, scale_bytes)
-
-
-def _to_bytes(values, dtype):
-  """[..., n] floats to [..., n * itemsize] bytes of `dtype`, little-endian."""
-  raw = jax.lax.bitcast_convert_type(values.astype(dtype), jnp.uint8)
-  return raw.reshape(raw.shape[:-2] + (-1,))
-
-
-def _from_bytes(raw, dtype):
-  itemsize = jnp.dtype(dtype).itemsize
-  raw = raw.reshape(raw.shape[:-1] + (-1, itemsize))
-  return jax.lax.bitcast_convert_type(raw, dtype).astype(jnp.float32)
+  one = config.codec.scale_bits // 8
+  scale_bytes = {'float': 0, 'sign': 0, 'calibrated': one, 'residual': one + 1}
+  return CodecLayout(kind, bits_bytes, scale_bytes[kind])
 
 
 def _pack_signs(values):
@@ -173,10 +162,10 @@ class FloatCodec(TokenCodec):
 
   def pack(self, code):
     nothing = jnp.zeros(code.values.shape[:-1] + (0,), jnp.uint8)
-    return PackedCode(_to_bytes(code.values, jnp.bfloat16), nothing)
+    return PackedCode(_BFLOAT16.to_bytes(code.values), nothing)
 
   def unpack(self, packed):
-    values = _from_bytes(packed.bits, jnp.bfloat16)
+    values = _BFLOAT16.from_bytes(packed.bits)
     nothing = jnp.zeros(values.shape[:-1] + (0,), jnp.float32)
     return TokenCode(values, nothing)
 
@@ -255,7 +244,7 @@ class CalibratedCodec(SignCodec):
     rms = layers.root_mean_square(states)
     return TokenCode(
       values=straight_through.sign(_normed(states, norm_scale)),
-      scale=straight_through.round_to_bfloat16(jnp.square(rms)),
+      scale=self._stored.round(jnp.square(rms)),
     )
 
   def decode(self, code, token_ids, norm_scale):
@@ -266,14 +255,16 @@ class CalibratedCodec(SignCodec):
     return code.values * root / layers.over_last_axis(safe, code.values)
 
   def pack(self, code):
-    return PackedCode(
-      _pack_signs(code.values), _to_bytes(code.scale, jnp.bfloat16)
-    )
+    bits = _pack_signs(code.values)
+    return PackedCode(bits, self._stored.to_bytes(code.scale))
 
   def unpack(self, packed):
-    return TokenCode(
-      _unpack_signs(packed.bits), _from_bytes(packed.scale, jnp.bfloat16)
-    )
+    scale = self._stored.from_bytes(packed.scale)
+    return TokenCode(_unpack_signs(packed.bits), scale)
+
+  @property
+  def _stored(self):
+    return scale_code.of_variance(self.config.codec)
 
 
 class ResidualCodec(TokenCodec):
@@ -288,7 +279,7 @@ class ResidualCodec(TokenCodec):
 
   The table, rotation (orthogonal at the start), levels and deviations start
   from the corpus's statistics (`models/codec_fit.py`) and are trained on.
-  Stored: the bits, rms(x) in two bytes, s in one.
+  Stored: the bits, rms(x) in two bytes (or one, codec.scale_bits), s in one.
   """
 
   def setup(self):
@@ -341,7 +332,7 @@ class ResidualCodec(TokenCodec):
     relative = rotated / layers.over_last_axis(self.level, rotated)
     amplitude = jnp.mean(jnp.abs(relative), axis=-1, keepdims=True)
     amplitude = straight_through.round_to_log_code(amplitude)
-    scale = [straight_through.round_to_bfloat16(rms), amplitude]
+    scale = [self._stored_rms.round(rms), amplitude]
     return TokenCode(
       values=straight_through.sign(relative / amplitude),
       scale=jnp.concatenate(scale, axis=-1),
@@ -361,19 +352,24 @@ class ResidualCodec(TokenCodec):
 
   def pack(self, code):
     scale = [
-      _to_bytes(code.scale[..., :1], jnp.bfloat16),
+      self._stored_rms.to_bytes(code.scale[..., :1]),
       straight_through.log_code(code.scale[..., 1:]),
     ]
     return PackedCode(_pack_signs(code.values), jnp.concatenate(scale, axis=-1))
 
   def unpack(self, packed):
+    width = self._stored_rms.num_bytes
     scale = [
-      _from_bytes(packed.scale[..., :2], jnp.bfloat16),
-      straight_through.log_decode(packed.scale[..., 2:]),
+      self._stored_rms.from_bytes(packed.scale[..., :width]),
+      straight_through.log_decode(packed.scale[..., width:]),
     ]
     return TokenCode(
       _unpack_signs(packed.bits), jnp.concatenate(scale, axis=-1)
     )
+
+  @property
+  def _stored_rms(self):
+    return scale_code.of_rms(self.config.codec)
 
 
 CODEC_CLASSES = {

@@ -15,6 +15,7 @@ LIMITS = config_lib.InputLimits(
 
 def _small_config(codec='residual', **overrides):
   num_bits = overrides.pop('num_bits', None)
+  scale_bits = overrides.pop('scale_bits', 16)
   values = dict(
     vocab_size=48,
     embed_dim=16,
@@ -25,7 +26,7 @@ def _small_config(codec='residual', **overrides):
     num_decoder_layers=2,
     split_layer=2,
     dropout_rate=0.0,
-    codec=config_lib.CodecConfig(codec, num_bits),
+    codec=config_lib.CodecConfig(codec, num_bits, scale_bits),
   )
   return config_lib.ReaderConfig(**{**values, **overrides})
 

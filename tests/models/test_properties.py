@@ -119,9 +119,14 @@ def test_padding_does_not_matter(small_model, batch, mode):
   )
 
 
-@pytest.mark.parametrize('kind', config_lib.CODECS)
-def test_cached_bits_equal_recomputed_bits(small_model, batch, kind):
-  model = small_model(stage=3, codec=kind)
+@pytest.mark.parametrize(
+  'kind, scale_bits',
+  [*((kind, 16) for kind in config_lib.CODECS), ('calibrated', 8)],
+)
+def test_cached_bits_equal_recomputed_bits(
+  small_model, batch, kind, scale_bits
+):
+  model = small_model(stage=3, codec=kind, scale_bits=scale_bits)
   params = dict(_params(model))
   tokens = batch['passage_tokens'].reshape(-1, model.limits.passage_length)
   params = model.fit_codec(params, [np.asarray(tokens)])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from jaxtyping import Float64, UInt8
 import numpy as np
 
-# What a codec's scale bytes are: bfloat16 numbers and bytes on a logarithmic
-# scale, of which the mean is taken in the logarithm (the geometric mean).
+# What a codec's scale bytes are, with 16 and with 8 bits of scale: bfloat16
+# numbers and bytes on a logarithmic scale, of which the mean is taken in the
+# logarithm (the geometric mean).
 _FORMATS = {
-  'sign': (),
-  'calibrated': ('bfloat16',),
-  'residual': ('bfloat16', 'logarithm'),
+  'sign': [()],
+  'calibrated': [('bfloat16',), ('logarithm',)],
+  'residual': [('bfloat16', 'logarithm'), ('logarithm', 'logarithm')],
 }
 _BYTES = {'bfloat16': 2, 'logarithm': 1}
 
@@ -30,14 +31,17 @@ class ScaleFormat:
         f'A cache of codec {codec_kind!r} cannot be compressed: merging by '
         f'Hamming distance is for bits. Codecs that can: {sorted(_FORMATS)}.'
       )
-    self._parts = _FORMATS[codec_kind]
-    known = sum(_BYTES[part] for part in self._parts)
-    if known != scale_bytes:
+    known = {
+      sum(_BYTES[part] for part in parts): parts
+      for parts in _FORMATS[codec_kind]
+    }
+    if scale_bytes not in known:
       raise ValueError(
         f'The cache has {scale_bytes} scale bytes per token; codec '
-        f'{codec_kind!r} has {known} in this version of btr_jax. Use the '
-        'version that built the cache.'
+        f'{codec_kind!r} has {" or ".join(map(str, known))} in this version '
+        'of btr_jax. Use the version that built the cache.'
       )
+    self._parts = known[scale_bytes]
 
   def decode(
     self, scale: UInt8[np.ndarray, 'tokens scale_bytes']
