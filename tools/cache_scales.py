@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from btr_jax import config
 from btr_jax.cache import layout, scale
 from btr_jax.cache import plan as plans
 from btr_jax.evaluation import storage
@@ -45,7 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--gin_file', help='reader of that configuration, such as btr_base.gin'
   )
   group.add_argument(
-    '--rate', type=_number, help='passages per second of a device, measured'
+    '--scale-bits',
+    type=int,
+    choices=config.SCALE_BITS,
+    help="of a token's scale, as codec.scale_bits; the reader's by default",
+  )
+  group.add_argument(
+    '--rate', type=_number, help='passages per second of a device'
+  )
+  group.add_argument(
+    '--assumed',
+    action='store_true',
+    help='--rate was not measured: the plan and its record say so',
   )
   group.add_argument(
     '--peak-flops', type=_number, help='of a device, where no rate is known'
@@ -79,19 +91,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _model(arguments: Any) -> model_lib.BtrModel:
   """Of the gin file, or of the reader on disk."""
-  if not arguments.gin_file:
+  changes: dict[str, Any] = {}
+  if arguments.gin_file:
+    from btr_jax import train
+
+    train.parse_config([arguments.gin_file], ["MODEL_DIR = 'unused'"])
+    given = train.build_arguments('reader', 'limits')
+    reader, limits = given['reader'], given['limits']
+    if arguments.codec:
+      changes['kind'] = arguments.codec
+  else:
     path = systems.reader_path(arguments.reader)
     (system,) = systems.systems_of(path, 'binary', arguments.codec)
-    return systems.load(path, system).model
-  from btr_jax import train
-
-  train.parse_config([arguments.gin_file], ["MODEL_DIR = 'unused'"])
-  given = train.build_arguments('reader', 'limits')
-  config = given['reader']
-  if arguments.codec:
-    codec = dataclasses.replace(config.codec, kind=arguments.codec)
-    config = dataclasses.replace(config, codec=codec)
-  return model_lib.BtrModel(config, given['limits'], stage=3)
+    loaded = systems.load(path, system)
+    reader, limits = loaded.config, loaded.limits
+  if arguments.scale_bits:
+    changes['scale_bits'] = arguments.scale_bits
+  codec = dataclasses.replace(reader.codec, **changes)
+  reader = dataclasses.replace(reader, codec=codec)
+  return model_lib.BtrModel(reader, limits, stage=3)
 
 
 def flops_per_passage(model: model_lib.BtrModel) -> int:
@@ -118,7 +136,8 @@ def show_scale(arguments: Any) -> dict[str, Any]:
       f'most {length} tokens.'
     )
   flops = flops_per_passage(model)
-  rate, basis = arguments.rate, 'measured, by --rate'
+  rate = arguments.rate
+  basis = f'{"assumed" if arguments.assumed else "measured"}, by --rate'
   if rate is None:
     if not (arguments.peak_flops and arguments.utilisation):
       raise common.UserError(
@@ -156,7 +175,7 @@ def show_scale(arguments: Any) -> dict[str, Any]:
       hosts,
       start=start,
       death=scale.Death(
-        0, whole.seconds / 2, arguments.restart_seconds, together
+        0, (start + whole.seconds) / 2, arguments.restart_seconds, together
       ),
     )
     for name, together in (('one_job', True), ('independent', False))

@@ -134,7 +134,7 @@ def simulate(
     sizes: bytes of each shard.
     hosts: share i of len(hosts) is built by host i.
     start: seconds before the first passage is encoded (reading the corpus,
-      compiling).
+      compiling); spent again by a host that dies within them.
     death: of one host.
 
   Returns:
@@ -159,7 +159,9 @@ def simulate(
     runs.append(first)
     left = shards[len(first.done) :]
     if left:
-      again = max(death.at, start) + death.back_after
+      # What the start made is kept, if it was made.
+      begin = start if death.at < start else 0.0
+      again = death.at + death.back_after + begin
       runs.append(_run_host(host, left, passages, sizes, again, math.inf))
   return Outcome(
     seconds=max(run.end for run in runs),

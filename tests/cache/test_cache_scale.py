@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -55,6 +58,14 @@ def test_a_job_that_dies_loses_the_shards_in_its_hands():
   assert outcome.shards_written == 12
 
 
+@pytest.mark.parametrize('at, extra', [(30.0, 30 + 7), (65.0, 7 + 5)])
+def test_a_start_is_made_again_only_if_it_was_not_made(at, extra):
+  """Death at half the start costs that half; later, half a shard."""
+  death = scale.Death(host=0, at=at, back_after=7.0)
+  outcome = simulate(start=60.0, death=death)
+  assert outcome.seconds == pytest.approx(simulate(start=60.0).seconds + extra)
+
+
 def test_an_independent_host_that_dies_delays_its_share_alone():
   death = scale.Death(host=1, at=25.0, back_after=7.0, together=False)
   outcome = simulate(death=death)
@@ -93,3 +104,23 @@ def test_the_simulated_bytes_are_those_of_a_plan():
 def test_what_cannot_be_simulated(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_the_page_says_what_the_record_says():
+  """docs/scale.md, row by row: rate and its basis, TB, device-hours."""
+  docs = pathlib.Path(__file__).parents[2] / 'docs'
+  records = json.loads((docs / 'results/cache_scale.json').read_text())
+  rows = [
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in (docs / 'scale.md').read_text().splitlines()
+    if line.startswith(('| Wikipedia', '| CCNet'))
+  ]
+  assert len(rows) == len(records) == 12
+  for row, record in zip(rows, records, strict=True):
+    basis = record['rate_basis'].replace(':', ',').partition(',')[0]
+    assert row[3] == f'{record["rate"]:,.0f} ({basis})'
+    assert row[4] == f'{record["bytes"] / 1e12:.2f}'
+    assert row[6] == f'{record["device_hours"]:,.1f}'
+    assert row[1] in record['command']
+    # A rate that no record backs must not pass for a measured one.
+    assert basis in ('assumed', 'calculated')
