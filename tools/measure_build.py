@@ -7,7 +7,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,15 +22,18 @@ import rich.table
 from btr_jax import config
 from btr_jax.cache import builder, writer
 from btr_jax.cache import plan as plans
+from btr_jax.data import records
 from btr_jax.evaluation import environment
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader_files
 from btr_jax.tools import cache_scales, caches, common, corpora, systems
+from btr_jax.tools import progress as progress_lib
 
 _MEGABYTE = 1e6
 _FINGERPRINTS = dict.fromkeys(('model', 'codec', 'tokenizer', 'corpus'), '-')
 _MEMORY_LENGTH = 32
 _MEMORY_SHARD = 1024
+_LEAST = 10_000
 
 
 def make_parser() -> common.Parser:
@@ -39,16 +42,23 @@ def make_parser() -> common.Parser:
     'measure-build',
     "Builds caches and measures: passages per second beside the forward pass's "
     'own, memory from 10,000 to --most passages with a very small model, '
-    'bytes per second of writing alone. Uses about 3 GB of --folder.',
+    'bytes per second of writing alone. Uses about 3 GB of --folder. About ten '
+    'minutes on two cores; the record is written after every part.',
     'btr measure-build --output docs/results/cache_build.json',
   )
   parser.add_argument('--reader', help='the one that ships by default')
   parser.add_argument(
-    '--passages', type=common.positive, default=8192, help='of the Factbook'
+    '--passages', type=common.positive, default=3072, help='of the Factbook'
   )
   parser.add_argument('--repeats', type=common.positive, default=3)
   parser.add_argument(
     '--most', type=common.positive, default=1_000_000, help='for memory'
+  )
+  parser.add_argument(
+    '--write-shards',
+    type=common.positive,
+    default=48,
+    help='for writing alone, 13 MB each',
   )
   parser.add_argument('--folder', help='scratch; the temporary folder')
   parser.add_argument('--output', help='JSON file for the record')
@@ -75,6 +85,7 @@ def speed(
   corpus: corpora.Corpus,
   folder: pathlib.Path,
   repeats: int,
+  progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
   """A build against the forward pass on the very same batches, in turns."""
   encode = caches.encode_function(reader)
@@ -111,13 +122,15 @@ def speed(
   build('warm', lambda a, b: tokens[a:b], recording)
   rates: dict[str, list[float]] = {}
   for turn in range(repeats):
-    for name, work in (
+    works = (
       ('forward', forward),
       ('build', lambda t=turn: build(f'tokens{t}', lambda a, b: tokens[a:b])),
       ('build_and_tokenize', lambda t=turn: build(f'texts{t}', tokens_of)),
       ('tokenize', lambda: tokens_of(0, count)),
-    ):
+    )
+    for number, (name, work) in enumerate(works, 1):
       rates.setdefault(name, []).append(count / _timed(work))
+      progress(turn * len(works) + number, repeats * len(works))
   ratios = {
     name: _spread(
       [a / b for a, b in zip(rates[name], rates['forward'], strict=True)]
@@ -172,32 +185,33 @@ def memory_of(count: int, folder: pathlib.Path) -> dict[str, Any]:
     return np.where(column < 8 + rows % 25, tokens, 0).astype(np.int32)
 
   seen: list[int] = []
-
-  def sample(done: int, total: int) -> None:
-    if done >= min(total, 4 * _MEMORY_SHARD) and not seen:
-      seen.append(_resident())
-
   start = time.perf_counter()
-  builder.build(
-    folder / f'memory{count}',
-    tokens_of,
-    count,
-    lambda tokens: encode(params, tokens),
-    model.codec_layout,
-    _FINGERPRINTS,
-    vocab_size=512,
-    batch_size=256,
-    passages_per_shard=_MEMORY_SHARD,
-    progress=sample,
-  )
+  with progress_lib.Progress(f'memory of {count:,} passages') as progress:
+
+    def sample(done: int, total: int) -> None:
+      progress(done, total)
+      if done >= min(total, 4 * _MEMORY_SHARD) and not seen:
+        seen.append(_resident())
+
+    builder.build(
+      folder / f'memory{count}',
+      tokens_of,
+      count,
+      lambda tokens: encode(params, tokens),
+      model.codec_layout,
+      _FINGERPRINTS,
+      vocab_size=512,
+      batch_size=256,
+      passages_per_shard=_MEMORY_SHARD,
+      progress=sample,
+    )
   seconds = time.perf_counter() - start
   return {
     'passages': count,
     'seconds': seconds,
     'resident_bytes_after_four_shards': seen[0],
     'resident_bytes_at_the_end': _resident(),
-    'peak_resident_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    * 1024,
+    'peak_resident_bytes': _peak(),
   }
 
 
@@ -206,11 +220,17 @@ def _resident() -> int:
   return pages * os.sysconf('SC_PAGE_SIZE')
 
 
+def _peak() -> int:
+  # Not ru_maxrss: that begins with what the parent had resident.
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  line = next(line for line in lines if line.startswith('VmHWM'))
+  return 1024 * int(line.split()[1])
+
+
 def memory(most: int, folder: pathlib.Path) -> list[dict[str, Any]]:
   """One process for each number of passages, ten times as many each time."""
-  found, count = [], 10_000
+  found, count = [], min(_LEAST, most)
   while count <= most:
-    common.say(f'memory of {count:,} passages ...')
     result = subprocess.run(
       [
         *(sys.executable, '-m', 'btr_jax.tools.main', 'measure-build'),
@@ -225,7 +245,9 @@ def memory(most: int, folder: pathlib.Path) -> list[dict[str, Any]]:
   return found
 
 
-def writing(folder: pathlib.Path, shards: int = 48) -> list[dict[str, Any]]:
+def writing(
+  folder: pathlib.Path, shards: int, progress: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
   """Bytes per second of `write_shard`, and of a file of the same size."""
   random = np.random.default_rng(0)
   plan = plans.plan(
@@ -242,7 +264,8 @@ def writing(folder: pathlib.Path, shards: int = 48) -> list[dict[str, Any]]:
   scale = random.integers(0, 256, (rows, 2), dtype=np.uint8)
   token_ids = random.integers(1, 32128, rows, dtype=np.int32)
   found = []
-  for in_flight in (1, 2, 4):
+  ways = (1, 2, 4)
+  for in_flight in ways:
     path = folder / f'write{in_flight}'
     with (
       writer.CacheWriter(path, plan, _FINGERPRINTS) as target,
@@ -257,6 +280,8 @@ def writing(folder: pathlib.Path, shards: int = 48) -> list[dict[str, Any]]:
         )
       )
     found.append(_written(f'{in_flight} shards in flight', plan, seconds))
+    progress(len(found), len(ways) + 1)
+    shutil.rmtree(path)
   block = b''.join([bits.tobytes(), scale.tobytes(), token_ids.tobytes()])
 
   def plain() -> None:
@@ -267,6 +292,8 @@ def writing(folder: pathlib.Path, shards: int = 48) -> list[dict[str, Any]]:
       os.fsync(file.fileno())
 
   found.append(_written('one plain file, one fsync', plan, _timed(plain)))
+  progress(len(found), len(ways) + 1)
+  (folder / 'plain').unlink()
   return found
 
 
@@ -318,20 +345,28 @@ def main(argv: Sequence[str]) -> int:
     'environment': environment.environment(),
     'reader': system.name,
   }
+  output = arguments.output and pathlib.Path(arguments.output)
   with tempfile.TemporaryDirectory(
     prefix='btr_measure_', dir=arguments.folder
   ) as name:
     folder = pathlib.Path(name)
-    common.say('writing ...')
-    record['writing'] = writing(folder)
-    common.say('speed ...')
-    record['speed'] = speed(reader, corpus, folder, arguments.repeats)
-    record['memory'] = memory(arguments.most, folder)
-  record['load_average_at_the_end'] = os.getloadavg()[0]
+
+    def write(progress: Any) -> Any:
+      return writing(folder, arguments.write_shards, progress)
+
+    def build(progress: Any) -> Any:
+      return speed(reader, corpus, folder, arguments.repeats, progress)
+
+    for part, work in (
+      ('writing', write),
+      ('speed', build),
+      ('memory', lambda _: memory(arguments.most, folder)),
+    ):
+      with progress_lib.Progress(part) as progress:
+        record[part] = work(progress)
+      record[f'load_average_after_{part}'] = os.getloadavg()[0]
+      if output:
+        records.write_json(output, record)
   _show(record)
-  if arguments.output:
-    output = pathlib.Path(arguments.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + '\n')
   common.print_json(record)
   return common.EXIT_OK
