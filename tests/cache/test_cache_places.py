@@ -154,3 +154,19 @@ def test_a_shard_of_whole_chunks_has_no_padding(cache):
 def test_an_unknown_kind_of_url(corpus):
   with pytest.raises(ValueError):
     places.open_place('gopher://somewhere')
+
+
+@pytest.mark.parametrize(
+  'url, driver', [('gs://bucket/a/cache', 'gcs'), ('s3://bucket/a/cache', 's3')]
+)
+def test_the_buckets_that_urls_name(cache, url, driver):
+  """By configuration alone: no bucket is asked for anything."""
+  layout = manifests.read_manifest(cache).layout
+  whole = ts.KvStore.Spec(arrays.kvstore_spec(url)).to_json()
+  assert whole == {'driver': driver, 'bucket': 'bucket', 'path': 'a/cache/'}
+  for array in layout.arrays:
+    spec = ts.Spec(arrays.array_spec(url, layout, array)).to_json()
+    store = spec['kvstore']
+    assert spec['driver'] == 'zarr3' and store['driver'] == driver
+    assert store['bucket'] == 'bucket'
+    assert store['path'] == f'a/cache/{array.name}/'
