@@ -42,6 +42,7 @@ ROWS = (
   (
     'btr_jax.serving',
     'btr_jax.evaluation',
+    'btr_jax.baselines',
     'btr_jax.cache.builder',
     'btr_jax.tasks',
   ),
@@ -51,6 +52,9 @@ ROWS = (
     'btr_jax.data',
     'btr_jax.retrieval',
     'btr_jax.cache',
+    # File formats, which know nothing of readers.
+    'btr_jax.interop.checkpoint',
+    'btr_jax.interop.safetensors_files',
   ),
   ('btr_jax.axes', 'btr_jax.config', 'btr_jax'),
 )

@@ -1,0 +1,1 @@
+"""The systems that BTR is compared with."""

@@ -1,0 +1,1 @@
+"""A decoder-only reader: LLaMA's architecture, its files, LoRA, answers."""
