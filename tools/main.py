@@ -73,6 +73,14 @@ COMMANDS = {
     'btr_jax.tools.evaluate',
     'scores of a task, questions per second, bytes per token',
   ),
+  'read-with-lm': (
+    'btr_jax.tools.read_with_lm',
+    'answers of a decoder-only language model (Llama family)',
+  ),
+  'tune-lm': (
+    'btr_jax.tools.tune_lm',
+    'LoRA fine-tuning of such a model on questions with passages',
+  ),
   'benchmark': (
     'btr_jax.tools.benchmark',
     'speed, operations and memory over sizes, passages and batches',

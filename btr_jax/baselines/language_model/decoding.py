@@ -19,10 +19,12 @@ class Stops:
   Attributes:
     ends: of the model: end of text, end of turn.
     breaks: whose text holds a line break; they end an answer that has begun.
+    blank: whose text is blanks and breaks alone; they begin no answer.
   """
 
   ends: Bool[Array, 'vocab']
   breaks: Bool[Array, 'vocab']
+  blank: Bool[Array, 'vocab']
 
 
 def greedy(
@@ -57,26 +59,27 @@ def greedy(
     variables, tokens, mask, max_length - 1, method='prefill'
   )
 
-  def take(logits, step, answers, lengths, scores, done):
+  def take(logits, step, answers, lengths, scores, begun, done):
     chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     best = jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
     answers = answers.at[:, step].set(jnp.where(done, 0, chosen))
     lengths = lengths + (~done).astype(jnp.int32)
     scores = scores + jnp.where(done, 0.0, best)
-    # Some models write a line break before they begin.
-    broken = stops.breaks[chosen] & (step > 0)
-    return answers, lengths, scores, done | stops.ends[chosen] | broken
+    # Some models write line breaks before they begin.
+    begun = begun | ~stops.blank[chosen]
+    done = done | stops.ends[chosen] | (stops.breaks[chosen] & begun)
+    return answers, lengths, scores, begun, done
 
   def unfinished(carry):
-    step, _, _, _, _, done = carry
+    step, *_, done = carry
     return (step < max_length) & ~jnp.all(done)
 
   def advance(carry):
-    step, cache, answers, lengths, scores, done = carry
+    step, cache, answers, *rest = carry
     logits, cache = model.apply(
       variables, answers[:, step - 1], cache, method='step'
     )
-    taken = take(logits, step, answers, lengths, scores, done)
+    taken = take(logits, step, answers, *rest)
     return step + 1, cache, *taken
 
   taken = take(
@@ -86,7 +89,8 @@ def greedy(
     jnp.zeros((batch,), jnp.int32),
     jnp.zeros((batch,), jnp.float32),
     jnp.zeros((batch,), bool),
+    jnp.zeros((batch,), bool),
   )
   carry = jax.lax.while_loop(unfinished, advance, (jnp.int32(1), cache, *taken))
-  _, _, answers, lengths, scores, _ = carry
+  _, _, answers, lengths, scores, *_ = carry
   return answers, lengths, scores

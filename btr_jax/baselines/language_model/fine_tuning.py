@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -68,6 +69,15 @@ def answer_loss(
   return jnp.sum(losses * wanted) / jnp.maximum(jnp.sum(wanted), 1.0)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _step(model, optimizer, params, updates, state, batch, dropout_key):
+  loss, gradient = jax.value_and_grad(answer_loss, argnums=2)(
+    model, params, updates, batch, dropout_key
+  )
+  change, state = optimizer.update(gradient, state, updates)
+  return loss, optax.apply_updates(updates, change), state
+
+
 def fit(
   config: config_lib.LanguageModelConfig,
   params: Any,
@@ -76,7 +86,7 @@ def fit(
   *,
   optimizer: optax.GradientTransformation,
   num_steps: int,
-  key: jax.Array,
+  seed: int,
   updates: Any | None = None,
   progress: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> FineTuned:
@@ -89,7 +99,7 @@ def fit(
     batches: any iterator; each shape is compiled once.
     optimizer: for the updates alone.
     num_steps: batches taken.
-    key: of the initial updates and of dropout.
+    seed: of the initial updates and of dropout.
     updates: to go on from; None begins with `lora.initial`.
     progress: called with steps done, steps in all, and the step's loss.
 
@@ -100,24 +110,18 @@ def fit(
     FloatingPointError: a loss is not finite.
   """
   model = model_lib.LanguageModel(config, lora)
-  first_key, dropout_key = jax.random.split(key)
+  dropout_key = jax.random.key(seed)
   if updates is None:
-    updates = lora_lib.initial(config, lora, first_key)
-
-  @jax.jit
-  def step(params, updates, state, batch, key):
-    loss, gradient = jax.value_and_grad(answer_loss, argnums=2)(
-      model, params, updates, batch, key if lora.dropout_rate else None
-    )
-    change, state = optimizer.update(gradient, state, updates)
-    return loss, optax.apply_updates(updates, change), state
+    updates = lora_lib.initial(config, lora, seed)
 
   state = optimizer.init(updates)
   losses = []
   for number in range(num_steps):
     batch = dict(next(batches))
     step_key = jax.random.fold_in(dropout_key, number)
-    loss, updates, state = step(params, updates, state, batch, step_key)
+    loss, updates, state = _step(
+      model, optimizer, params, updates, state, batch, step_key
+    )
     losses.append(float(loss))
     if not np.isfinite(losses[-1]):
       raise FloatingPointError(

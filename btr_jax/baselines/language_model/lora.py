@@ -34,30 +34,37 @@ def shapes(
 def initial(
   config: config_lib.LanguageModelConfig,
   lora: config_lib.LoraConfig,
-  key: jax.Array,
+  seed: int,
 ) -> dict[str, Any]:
   """Updates of zero: `down` is uniform within 1/sqrt(inputs), `up` zero.
+
+  Drawn by NumPy: JAX would compile a program for each shape.
 
   Args:
     config: architecture.
     lora: rank and targets.
-    key: of the random numbers.
+    seed: of the random numbers.
 
   Returns:
     The tree in float32, whatever the model's dtype: the steps are small.
   """
   wanted = shapes(config, lora)
   result = {}
-  keys = jax.random.split(key, len(wanted))
-  for name, subkey in zip(wanted, keys, strict=True):
-    if name.endswith('/up'):
-      result[name] = jnp.zeros(wanted[name], jnp.float32)
-    else:
-      bound = 1.0 / np.sqrt(wanted[name][0])
-      result[name] = jax.random.uniform(
-        subkey, wanted[name], jnp.float32, -bound, bound
-      )
+  generator = np.random.default_rng(seed)
+  for name, shape in wanted.items():
+    values = np.zeros(shape, np.float32)
+    if name.endswith('/down'):
+      bound = 1.0 / np.sqrt(shape[0])
+      values[:] = generator.uniform(-bound, bound, shape)
+    result[name] = jnp.asarray(values)
   return traverse_util.unflatten_dict(result, sep='/')
+
+
+@jax.jit
+def _add(kernel, down, up, scale):
+  # Not in bfloat16: the update is small beside the kernel.
+  update = jnp.dot(down, up, precision=jax.lax.Precision.HIGHEST) * scale
+  return (kernel + update).astype(kernel.dtype)
 
 
 def merged(
@@ -92,6 +99,5 @@ def merged(
         f'{(down.shape[0], up.shape[1])} and the kernel {found}; expected '
         'updates of this very model.'
       )
-    update = jnp.dot(down, up, precision=jax.lax.Precision.HIGHEST) * lora.scale
-    flat[f'{place}/kernel'] = (kernel + update).astype(kernel.dtype)
+    flat[f'{place}/kernel'] = _add(kernel, down, up, lora.scale)
   return traverse_util.unflatten_dict(flat, sep='/')

@@ -109,10 +109,8 @@ class LanguageModelReader:
     module = model_lib.LanguageModel(model.config)
     ends = np.zeros(model.config.vocab_size, bool)
     ends[list(model.tokenizer.end_ids)] = True
-    stops = decoding.Stops(
-      jnp.asarray(ends),
-      jnp.asarray(model.tokenizer.line_breaks(model.config.vocab_size)),
-    )
+    tables = model.tokenizer.breaks_and_blanks(model.config.vocab_size)
+    stops = decoding.Stops(*map(jnp.asarray, (ends, *tables)))
     self._greedy = jax.jit(
       functools.partial(
         decoding.greedy,

@@ -113,7 +113,7 @@ class Tokenizer:
     return cls(
       inner,
       prefix=begins,
-      end_ids=dict.fromkeys(end_ids),
+      end_ids=list(dict.fromkeys(end_ids)),
       chat_template=chat if isinstance(chat, str) else str(chat),
     )
 
@@ -157,14 +157,18 @@ class Tokenizer:
     """Text of token ids; special tokens are left out."""
     return self._inner.decode(list(ids), skip_special_tokens=True)
 
-  def line_breaks(self, vocab_size: int) -> Bool[np.ndarray, 'vocab']:
-    """Which tokens hold a line break.
+  def breaks_and_blanks(
+    self, vocab_size: int
+  ) -> tuple[Bool[np.ndarray, 'vocab'], Bool[np.ndarray, 'vocab']]:
+    """Which tokens hold a line break, and which hold no visible text.
 
     Args:
       vocab_size: of the model, which may have more tokens than text uses.
     """
-    result = np.zeros(vocab_size, bool)
+    breaks = np.zeros(vocab_size, bool)
+    blank = np.zeros(vocab_size, bool)
     known = range(min(vocab_size, self.vocab_size))
     texts = self._inner.decode_batch([[i] for i in known])
-    result[: len(known)] = ['\n' in text for text in texts]
-    return result
+    breaks[: len(known)] = ['\n' in text for text in texts]
+    blank[: len(known)] = [not text.strip() for text in texts]
+    return breaks, blank
