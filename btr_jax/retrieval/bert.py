@@ -1,7 +1,9 @@
 """A BERT encoder with mean pooling, as pure functions of its parameters.
 
 The parameters keep the names that published checkpoints give them; the
-layers' are stacked, so that one layer is compiled and run in a loop.
+layers' are stacked, so that one layer is compiled and run in a loop. Its parts
+(`input_states`, `apply_layer`, `apply_layers`) also make the span reader of
+`baselines/span_reader`.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ def from_tensors(
     source: where they come from, for the error.
 
   Returns:
-    {'words', 'positions', 'types' (of segment 0), 'norm', 'layers'}; the
+    {'words', 'positions', 'types' (of segments), 'norm', 'layers'}; the
     matrices [inputs, outputs], those of the layers stacked.
 
   Raises:
@@ -145,7 +147,7 @@ def from_tensors(
   return {
     'words': take(_WORDS),
     'positions': take(_POSITIONS),
-    'types': np.asarray(types[0], np.float32),
+    'types': np.asarray(types, np.float32),
     'norm': {'weight': take(f'{_NORM}.weight'), 'bias': take(f'{_NORM}.bias')},
     'layers': layers,
   }
@@ -169,7 +171,7 @@ def _dense(states: jax.Array, params: Params) -> jax.Array:
 
 def _attend(
   states: jax.Array, mask: jax.Array, params: Params, num_heads: int
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
   batch, length, embed = states.shape
   query, key, value = (
     _dense(states, params[name]).reshape(batch, length, num_heads, -1)
@@ -181,7 +183,80 @@ def _attend(
   scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores, axis=-1)
   joined = jnp.einsum('bhqk,bkhd->bqhd', weights, value, precision=highest)
-  return _dense(joined.reshape(batch, length, embed), params['out'])
+  return _dense(joined.reshape(batch, length, embed), params['out']), weights
+
+
+def input_states(
+  params: Params,
+  token_ids: Int32[Array, 'batch length'],
+  config: BertConfig,
+  *,
+  first_position: int = 0,
+  segment: int = 0,
+) -> Float32[Array, 'batch length embed']:
+  """The states that enter the first layer.
+
+  Args:
+    params: from `from_tensors`.
+    token_ids: one segment of every input.
+    config: architecture.
+    first_position: where the segment begins; that it ends within
+      `num_positions` is for the caller to see to.
+    segment: BERT's token type.
+
+  Returns:
+    Words, positions and segment, summed and normalised.
+  """
+  stop = first_position + token_ids.shape[1]
+  places = params['positions'][first_position:stop]
+  places = places + params['types'][segment][None, :]
+  states = params['words'][token_ids] + places[None]
+  return _norm(states, params['norm'], config.norm_epsilon)
+
+
+def apply_layer(
+  states: Float32[Array, 'batch length embed'],
+  mask: Bool[Array, 'batch length'],
+  params: Params,
+  config: BertConfig,
+) -> tuple[
+  Float32[Array, 'batch length embed'],
+  Float32[Array, 'batch heads length length'],
+]:
+  """One layer: its states, and its attention from query to key.
+
+  Args:
+    states: of the layer below.
+    mask: the tokens that may be attended to.
+    params: one layer's, out of the stack.
+    config: architecture.
+  """
+  attended, weights = _attend(states, mask, params, config.num_heads)
+  states = _norm(
+    states + attended, params['attention_norm'], config.norm_epsilon
+  )
+  # BERT's gelu is the exact one, by the error function.
+  inner = jax.nn.gelu(_dense(states, params['wi']), approximate=False)
+  states = _norm(
+    states + _dense(inner, params['wo']),
+    params['mlp_norm'],
+    config.norm_epsilon,
+  )
+  return states, weights
+
+
+def apply_layers(
+  states: Float32[Array, 'batch length embed'],
+  mask: Bool[Array, 'batch length'],
+  layers: Params,
+  config: BertConfig,
+) -> Float32[Array, 'batch length embed']:
+  """All layers of a stack, one after the other."""
+
+  def layer(states, params):
+    return apply_layer(states, mask, params, config)[0], None
+
+  return jax.lax.scan(layer, states, layers)[0]
 
 
 def embed(
@@ -201,26 +276,8 @@ def embed(
   Returns:
     One embedding per row, of length one if the configuration says so.
   """
-  length = token_ids.shape[1]
-  places = (params['positions'][:length] + params['types'][None, :])[None]
-  states = params['words'][token_ids] + places
-  states = _norm(states, params['norm'], config.norm_epsilon)
-
-  def layer(states, params):
-    attended = _attend(states, mask, params, config.num_heads)
-    states = _norm(
-      states + attended, params['attention_norm'], config.norm_epsilon
-    )
-    # BERT's gelu is the exact one, by the error function.
-    inner = jax.nn.gelu(_dense(states, params['wi']), approximate=False)
-    states = _norm(
-      states + _dense(inner, params['wo']),
-      params['mlp_norm'],
-      config.norm_epsilon,
-    )
-    return states, None
-
-  states, _ = jax.lax.scan(layer, states, params['layers'])
+  states = input_states(params, token_ids, config)
+  states = apply_layers(states, mask, params['layers'], config)
   real = mask[:, :, None].astype(states.dtype)
   mean = (states * real).sum(1) / real.sum(1)
   if config.normalize:
