@@ -38,7 +38,8 @@ KNOW_GIN = ('btr_jax.train', 'btr_jax.gin_configs.programs')
 ROWS = (
   ('btr_jax.tools', 'btr_jax.train', 'btr_jax.gin_configs'),
   ('btr_jax.interop',),
-  ('btr_jax.training',),
+  # Baselines are trained by the loop that trains BTR.
+  ('btr_jax.training', 'btr_jax.baselines'),
   (
     'btr_jax.serving',
     'btr_jax.evaluation',

@@ -93,6 +93,10 @@ COMMANDS = {
     'btr_jax.tools.pack_family',
     'pack the readers of the three stages into one folder',
   ),
+  'span-reader': (
+    'btr_jax.tools.span_reader',
+    'train and evaluate BTR in a reader of spans, of BERT\'s shape',
+  ),
   'demo': (
     'btr_jax.tools.demo',
     'all of it on the World Factbook, with the reader that ships',

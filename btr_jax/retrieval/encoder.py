@@ -124,22 +124,30 @@ def read_config(folder: pathlib.Path) -> bert.BertConfig:
     raise ValueError(f'{path} lacks the key {error}.') from error
 
 
-def _tokenizer(folder: pathlib.Path, length: int) -> Any:
+def load_tokenizer(folder: pathlib.Path) -> Any:
+  """The WordPiece of a folder, as its files set it up.
+
+  Raises:
+    ValueError: there is none, or the package tokenizers is missing.
+  """
   tokenizers = import_extra('tokenizers')
   whole = folder / 'tokenizer.json'
   words = folder / VOCABULARY_FILE
   if whole.is_file():
-    tokenizer = tokenizers.Tokenizer.from_file(str(whole))
-  elif words.is_file():
+    return tokenizers.Tokenizer.from_file(str(whole))
+  if words.is_file():
     settings = _read_json(folder / 'tokenizer_config.json', {'': None})
-    tokenizer = tokenizers.BertWordPieceTokenizer(
+    return tokenizers.BertWordPieceTokenizer(
       str(words), lowercase=settings.get('do_lower_case', True)
     )
-  else:
-    raise ValueError(
-      f'{folder} has no tokenizer; expected tokenizer.json or '
-      f'{VOCABULARY_FILE} beside {CONFIG_FILE}.'
-    )
+  raise ValueError(
+    f'{folder} has no tokenizer; expected tokenizer.json or '
+    f'{VOCABULARY_FILE} beside {CONFIG_FILE}.'
+  )
+
+
+def _tokenizer(folder: pathlib.Path, length: int) -> Any:
+  tokenizer = load_tokenizer(folder)
   tokenizer.no_padding()
   tokenizer.enable_truncation(length)
   return tokenizer

@@ -1,0 +1,1 @@
+"""BTR for encoder-only readers: BERT's shape, answers that are spans."""
