@@ -29,7 +29,9 @@ def make_parser() -> common.Parser:
     'btr span-reader train --data squad/dev-v1.1.json --articles 36 '
     '--output runs/span',
   )
-  actions = parser.add_subparsers(dest='action', required=True)
+  actions = parser.add_subparsers(
+    dest='action', required=True, parser_class=argparse.ArgumentParser
+  )
 
   train = actions.add_parser(
     'train', help='train the three stages, or go on with them'
@@ -45,6 +47,15 @@ def make_parser() -> common.Parser:
     default=4,
     help='layers that run on question and passage apart (4)',
   )
+  for name in ('question', 'passage', 'answer'):
+    field = f'{name}_length'
+    default = getattr(config_lib.SpanReaderConfig, field)
+    train.add_argument(
+      f'--{name}-length',
+      type=common.positive,
+      default=default,
+      help=f'tokens of the {name}, at most ({default})',
+    )
   train.add_argument(
     '--steps',
     type=common.integers,
@@ -110,6 +121,13 @@ def make_parser() -> common.Parser:
     '--cache', help='folder for the caches of mode binary; none by default'
   )
   evaluate.add_argument(
+    '--compress',
+    type=float,
+    metavar='RATIO',
+    help='share of the cached tokens that is merged, stop words shared '
+    '(with --cache; none by default)',
+  )
+  evaluate.add_argument(
     '--repeats',
     type=common.positive,
     default=1,
@@ -159,7 +177,12 @@ def _train(arguments: argparse.Namespace) -> int:
     for record in part
   ]
   start = files.from_encoder(
-    arguments.encoder, split_layer=arguments.split_layer, seed=arguments.seed
+    arguments.encoder,
+    split_layer=arguments.split_layer,
+    seed=arguments.seed,
+    question_length=arguments.question_length,
+    passage_length=arguments.passage_length,
+    answer_length=arguments.answer_length,
   )
   teacher, folders = None, {}
   for stage in _STAGES:
@@ -199,6 +222,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
   modes = [mode.strip() for mode in arguments.modes.split(',')]
   for mode in modes:
     config_lib.check_mode(mode)
+  if arguments.compress is not None and not arguments.cache:
+    raise common.UserError(
+      f'--compress {arguments.compress} needs a cache; name its folder by '
+      '--cache.'
+    )
   record = {
     'command': 'span-reader evaluate',
     'environment': environment.environment(),
@@ -216,6 +244,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
           batch_size=arguments.batch_size,
           repeats=arguments.repeats,
           cache=arguments.cache and pathlib.Path(arguments.cache) / name,
+          ratio=arguments.compress,
         )
         record['rows'].append({'data': name, **row})
         done += 1

@@ -50,6 +50,7 @@ def evaluate(
   batch_size: int = 8,
   repeats: int = 1,
   cache: pathlib.Path | None = None,
+  ratio: float | None = None,
 ) -> dict[str, Any]:
   """Answers questions and scores them.
 
@@ -62,6 +63,7 @@ def evaluate(
     batch_size: questions read at once.
     repeats: timed runs; the median counts.
     cache: folder of mode binary's cache, built if it is not there.
+    ratio: of its offline compression; None reads it as it is.
 
   Returns:
     JSON-able: mode, questions, passages, em, f1, seconds, ...
@@ -69,7 +71,7 @@ def evaluate(
   questions = [record.question for record in records]
   passages = [[c.passage for c in record.contexts] for record in records]
   if cache is not None and reader.mode == 'binary':
-    reader.use_cache(cache, passages)
+    reader.use_cache(cache, passages, ratio)
   batches = range(0, len(records), batch_size)
 
   def answers() -> list[str]:
@@ -98,6 +100,7 @@ def evaluate(
     'questions_per_second': len(records) / median,
     'batch_size': batch_size,
     'cached': reader.has_cache,
+    'compression': ratio if reader.has_cache else None,
     'bytes_per_token': reader.bytes_per_token,
     'provenance': dict(reader.provenance),
   }

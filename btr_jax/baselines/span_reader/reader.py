@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import functools
 import hashlib
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from btr_jax import cache as cache_lib
 from btr_jax.baselines.span_reader import config as config_lib
 from btr_jax.baselines.span_reader import files, network, spans
 from btr_jax.baselines.span_reader import tokenizer as tokenizer_lib
-from btr_jax.cache import builder, shard_encoder
+from btr_jax.cache import builder, compression, shard_encoder
 from btr_jax.cache.plan import Share
 from btr_jax.data.records import Passage
 from btr_jax.models.codecs import CodecLayout
@@ -156,13 +157,33 @@ class SpanReader:
     }
 
   def use_cache(
-    self, path: str | os.PathLike, passages: Sequence[Sequence[Passage]]
+    self,
+    path: str | os.PathLike,
+    passages: Sequence[Sequence[Passage]],
+    ratio: float | None = None,
   ) -> None:
-    """Builds (if need be) and opens a cache of all passages of questions."""
+    """Builds (if need be) and opens a cache of all passages of questions.
+
+    Args:
+      path: its folder.
+      passages: of each question.
+      ratio: compress it by this share, stop words shared, and read the copy
+        beside it.
+    """
     unique = list(
       {(p.title, p.text): p for part in passages for p in part}.values()
     )
     self.build_cache(path, unique)
+    if ratio is not None:
+      whole = pathlib.Path(path)
+      path = whole.with_name(f'{whole.name}-compressed-{ratio:g}')
+      if not compression.is_compressed(path):
+        compression.compress(
+          whole,
+          path,
+          compression.Settings(ratio),
+          self.tokenizer.stop_ids(),
+        )
     self.open_cache(path, unique)
 
   def _fingerprints(self) -> dict[str, str]:
