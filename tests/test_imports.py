@@ -43,7 +43,6 @@ ROWS = (
   (
     'btr_jax.serving',
     'btr_jax.evaluation',
-    'btr_jax.baselines',
     'btr_jax.cache.builder',
     'btr_jax.tasks',
   ),

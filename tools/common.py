@@ -61,6 +61,12 @@ def data_folder() -> pathlib.Path:
   return pathlib.Path(given or '~/.cache/btr_jax').expanduser()
 
 
+def short_path(path: str | os.PathLike) -> str:
+  """A path for a record that travels: an absolute one by its last two parts."""
+  path = pathlib.Path(path)
+  return str(pathlib.Path(*path.parts[-2:]) if path.is_absolute() else path)
+
+
 def positive(text: str) -> int:
   """An argument that counts something: an integer of at least 1."""
   try:

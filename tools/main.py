@@ -81,6 +81,10 @@ COMMANDS = {
     'btr_jax.tools.tune_lm',
     'LoRA fine-tuning of such a model on questions with passages',
   ),
+  'report': (
+    'btr_jax.tools.report',
+    "the paper's tables from real runs, resumable row by row",
+  ),
   'benchmark': (
     'btr_jax.tools.benchmark',
     'speed, operations and memory over sizes, passages and batches',
@@ -95,7 +99,7 @@ COMMANDS = {
   ),
   'span-reader': (
     'btr_jax.tools.span_reader',
-    'train and evaluate BTR in a reader of spans, of BERT\'s shape',
+    "train and evaluate BTR in a reader of spans, of BERT's shape",
   ),
   'demo': (
     'btr_jax.tools.demo',

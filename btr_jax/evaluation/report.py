@@ -23,6 +23,12 @@ _LOOKS = {
   'binary-calibrated': ('#D55E00', '^'),
   'binary-residual': ('#009E73', 'D'),
   'binary-sign': ('#CC79A7', 'v'),
+  'joint-int8': ('#7F7F7F', '<'),
+  'joint-int4': ('#4D4D4D', '>'),
+  'phrases': ('#CC79A7', '*'),
+  'language-model': ('#882255', 'h'),
+  'span-joint': ('#AA7744', 'd'),
+  'span-binary': ('#117733', '8'),
 }
 
 
@@ -40,6 +46,11 @@ def title_of(name: str) -> str:
   """A value's name as people read it: accuracy_stem -> stem."""
   short = name.removeprefix('accuracy_')
   return _TITLES.get(short, short.replace('_', ' '))
+
+
+def look_of(name: str) -> tuple[str, str]:
+  """A system's colour and marker."""
+  return _LOOKS.get(name, ('#999999', 'X'))
 
 
 def _mean_and_deviation(values: Mapping[str, Any] | None) -> str:
@@ -144,7 +155,7 @@ def _draw_points(
 ) -> None:
   for row in rows:
     speed = row['speed']['questions_per_second']
-    colour, marker = _LOOKS.get(row['name'], ('#999999', 'X'))
+    colour, marker = look_of(row['name'])
     axes.errorbar(
       speed['median'],
       row[headline]['mean'],
@@ -173,7 +184,7 @@ def _draw_points(
 def _draw_bytes(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
   names = [row['name'] for row in rows]
   values = [row['bytes_per_token'] for row in rows]
-  colours = [_LOOKS.get(name, ('#999999', 'X'))[0] for name in names]
+  colours = [look_of(name)[0] for name in names]
   bars = axes.barh(names, values, color=colours)
   axes.bar_label(
     bars,

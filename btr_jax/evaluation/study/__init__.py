@@ -1,0 +1,1 @@
+"""The paper's tables from real runs: rows, their records, tables, pictures."""
