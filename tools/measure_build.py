@@ -351,19 +351,21 @@ def main(argv: Sequence[str]) -> int:
   ) as name:
     folder = pathlib.Path(name)
 
-    def write(progress: Any) -> Any:
-      return writing(folder, arguments.write_shards, progress)
+    def write() -> Any:
+      with progress_lib.Progress('writing') as progress:
+        return writing(folder, arguments.write_shards, progress)
 
-    def build(progress: Any) -> Any:
-      return speed(reader, corpus, folder, arguments.repeats, progress)
+    def build() -> Any:
+      with progress_lib.Progress('speed') as progress:
+        return speed(reader, corpus, folder, arguments.repeats, progress)
 
     for part, work in (
       ('writing', write),
       ('speed', build),
-      ('memory', lambda _: memory(arguments.most, folder)),
+      # Its processes tell their own progress.
+      ('memory', lambda: memory(arguments.most, folder)),
     ):
-      with progress_lib.Progress(part) as progress:
-        record[part] = work(progress)
+      record[part] = work()
       record[f'load_average_after_{part}'] = os.getloadavg()[0]
       if output:
         records.write_json(output, record)
