@@ -13,6 +13,7 @@ import numpy as np
 import rich.table
 
 from btr_jax import cache as cache_lib
+from btr_jax import config
 from btr_jax.cache import compression
 from btr_jax.data import records
 from btr_jax.evaluation import (
@@ -35,7 +36,7 @@ from btr_jax.tools import progress as progress_lib
 LENGTH = 128
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 NOTES = {
-  'lookup': 'Passages of 128 tokens x (96 bytes of bits + 2 of scale + 2 of '
+  'lookup': 'Passages of 128 tokens x (96 bytes of bits, 1 or 2 of scale, 2 of '
   'token id), random content, the shards open. Warm: all passages read in '
   'the same way just before. Cold: posix_fadvise(DONTNEED) on every file '
   'before each look-up; `cached_before` is the share of the pages of the bits '
@@ -85,6 +86,13 @@ def make_parser() -> common.Parser:
     default=78_125,
     help='costs: of the cache that is compressed, 128 tokens each (78125)',
   )
+  add(
+    '--scale-bits',
+    type=int,
+    choices=config.SCALE_BITS,
+    default=16,
+    help="costs: of a token's scale in these caches, as codec.scale_bits (16)",
+  )
   add('--cold-repeats', type=common.positive, default=30, help='costs (30)')
   add('--warm-repeats', type=common.positive, default=300, help='costs (300)')
   add(
@@ -113,9 +121,14 @@ def make_parser() -> common.Parser:
 
 def _costs(arguments: argparse.Namespace, folder: pathlib.Path) -> Any:
   source = folder / 'random'
+  scale_bytes = arguments.scale_bits // 8
   with progress_lib.Progress('write') as progress:
     synthetic_cache.build_random(
-      source, arguments.passages, length=LENGTH, progress=progress
+      source,
+      arguments.passages,
+      length=LENGTH,
+      scale_bytes=scale_bytes,
+      progress=progress,
     )
   report = _storage(source)
   setting = lookup_speed.Setting(
@@ -129,7 +142,10 @@ def _costs(arguments: argparse.Namespace, folder: pathlib.Path) -> Any:
 
   common.say(f'a sparse cache of {arguments.open_passages:,} passages')
   plan = synthetic_cache.build_sparse(
-    source, arguments.open_passages, length=LENGTH
+    source,
+    arguments.open_passages,
+    length=LENGTH,
+    scale_bytes=scale_bytes,
   )
   sizes = [f.stat() for f in source.rglob('*') if f.is_file()]
   opening = {
@@ -143,7 +159,10 @@ def _costs(arguments: argparse.Namespace, folder: pathlib.Path) -> Any:
 
   common.say(f'compressing {arguments.compress_passages * LENGTH:,} tokens')
   synthetic_cache.build_random(
-    source, arguments.compress_passages, length=LENGTH
+    source,
+    arguments.compress_passages,
+    length=LENGTH,
+    scale_bytes=scale_bytes,
   )
   settings = compression.Settings()
   compressed = {
@@ -159,6 +178,7 @@ def _costs(arguments: argparse.Namespace, folder: pathlib.Path) -> Any:
     'storage': _storage(folder / 'compressed'),
   }
   return {
+    'scale_bits': arguments.scale_bits,
     'storage': report,
     'lookup': {
       'passages_at_a_time': setting.passages,

@@ -16,7 +16,8 @@ def data_folder(tmp_path_factory, tiny_passages, tiny_records):
   folder = tmp_path_factory.mktemp('data')
   factbook = folder / 'factbook'
   records.write_passages(factbook / 'passages.jsonl', tiny_passages)
-  records.write_records(factbook / 'test.jsonl', tiny_records)
+  for split in ('test', 'validation'):
+    records.write_records(factbook / f'{split}.jsonl', tiny_records)
   records.write_json(factbook / 'report.json', {})
   return folder
 

@@ -154,12 +154,16 @@ def test_benchmark_costs(last_json, tmp_path):
     '2',
     '--cold-repeats',
     '1',
+    '--scale-bits',
+    '8',
     '--output',
     tmp_path / 'record.json',
   )
   assert json.loads((tmp_path / 'record.json').read_text()) == record
   assert record['opening']['passages'] == 3000
-  assert record['storage']['parts']['bits']['payload_bytes'] == 1100 * 12288
+  parts = record['storage']['parts']
+  assert parts['bits']['payload_bytes'] == 1100 * 12288
+  assert parts['scale']['payload_bytes'] == 1100 * 128
   assert str(tmp_path) not in json.dumps(record['storage'])
   assert [entry.name for entry in tmp_path.iterdir()] == ['record.json']
 
@@ -174,6 +178,8 @@ def test_benchmark_curve(btr, last_json, built, tiny_family, tmp_path):
     tiny_family,
     '--ratios',
     '.1,.5',
+    '--questions',
+    '2',
     '--plot',
     tmp_path / 'curve.png',
   )
@@ -182,6 +188,9 @@ def test_benchmark_curve(btr, last_json, built, tiny_family, tmp_path):
   sizes = [report['parts']['bits']['payload_bytes'] for report in reports]
   assert [p['ratio'] for p in record['points']] == [None, 0.0, 0.1, 0.5]
   assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
+  assert record['questions'] == 2
+  for point in record['points']:
+    assert 0 <= point['em'] <= point['f1'] <= 100
   assert (tmp_path / 'curve.png').exists()
   code, _, err = btr('benchmark-cache', 'costs', '--plot', 'x.png')
   assert code == 2 and '--plot' in err
