@@ -63,6 +63,12 @@ def make_parser() -> common.Parser:
     help='updates of the stages (300,200,300)',
   )
   train.add_argument(
+    '--stages',
+    type=common.integers,
+    default=list(_STAGES),
+    help='those to run; earlier ones must have ended (1,2,3)',
+  )
+  train.add_argument(
     '--learning-rate', type=float, default=2e-4, help='its peak (2e-4)'
   )
   train.add_argument(
@@ -170,6 +176,10 @@ def _train(arguments: argparse.Namespace) -> int:
       f'--steps {arguments.steps} has {len(arguments.steps)} numbers; expected '
       'three, one per stage.'
     )
+  if sorted(set(arguments.stages) & set(_STAGES)) != arguments.stages:
+    raise common.UserError(
+      f'--stages {arguments.stages}; expected some of 1,2,3, in order.'
+    )
   output = pathlib.Path(arguments.output)
   records = [
     record
@@ -185,7 +195,12 @@ def _train(arguments: argparse.Namespace) -> int:
     answer_length=arguments.answer_length,
   )
   teacher, folders = None, {}
-  for stage in _STAGES:
+  for stage in range(1, arguments.stages[-1] + 1):
+    folder = output / training.stage_name(stage) / training.READER_FOLDER
+    if stage not in arguments.stages:
+      start = files.load(folder)
+      teacher = teacher or start
+      continue
     recipe = training.SpanRecipe(
       stage,
       arguments.steps[stage - 1],

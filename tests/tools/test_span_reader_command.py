@@ -7,6 +7,7 @@ import json
 import pytest
 
 from btr_jax.data import records as records_lib
+from btr_jax.training import loop
 
 
 @pytest.fixture(scope='module')
@@ -16,17 +17,43 @@ def data(tiny_records, tmp_path_factory):
   return path
 
 
-def test_trains_and_evaluates(last_json, data, tiny_encoder_folder, tmp_path):
+class Stopped(loop.StopSignal):
+  """As if SIGTERM had come before the first step."""
+
+  def is_set(self):
+    return True
+
+
+def test_trains_on_after_a_stop_and_evaluates(
+  btr, last_json, data, tiny_encoder_folder, tmp_path, monkeypatch
+):
   pytest.importorskip('tokenizers')
-  limits = '--question-length 16 --passage-length 40 --answer-length 12'
-  trained = last_json(
-    *f'span-reader train --data {data} --output {tmp_path}/run '
-    f'--encoder {tiny_encoder_folder} --split-layer 1 --steps 1,1,1 '
-    f'--batch-size 4 --window 24 {limits}'.split()
+  run = tmp_path / 'run'
+  train = (
+    f'span-reader train --data {data} --output {run} --encoder '
+    f'{tiny_encoder_folder} --split-layer 1 --stages 1 --batch-size 4 '
+    '--window 24 --question-length 16 --passage-length 40 --answer-length 12 '
   )
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, 'StopSignal', Stopped)
+    code, _, err = btr(*f'{train} --steps 2,1,1'.split())
+  assert code == 2 and 'the same command goes on' in err
+  stage = run / 'stage1_joint'
+  assert [p.name for p in stage.glob('checkpoint_*')] == ['checkpoint_0']
+  code, _, err = btr(*f'{train} --steps 3,1,1'.split())
+  assert code == 2 and 'recipe.steps: found 2, now 3' in err
+  trained = last_json(*f'{train} --steps 2,1,1'.split())
+  assert [p.name for p in stage.glob('checkpoint_*')] == ['checkpoint_2']
   assert trained['questions'] == 12
+  assert trained['stage1_joint'] == str(stage / 'reader')
+  steps = [
+    json.loads(line)['step']
+    for line in (stage / 'metrics.jsonl').read_text().splitlines()
+  ]
+  assert steps == [2]
+
   record = last_json(
-    *f'span-reader evaluate --data {data} --run {tmp_path}/run --limit 4 '
+    *f'span-reader evaluate --data {data} --run {stage}/reader --limit 4 '
     f'--passages 2 --batch-size 4 --cache {tmp_path}/caches --compress 0.2 '
     f'--output {tmp_path}/record.json'.split()
   )
@@ -34,7 +61,7 @@ def test_trains_and_evaluates(last_json, data, tiny_encoder_folder, tmp_path):
   assert list(rows) == ['joint', 'decomposed', 'binary']
   assert rows['binary']['cached'] and not rows['joint']['cached']
   assert rows['binary']['compression'] == 0.2
-  assert len(rows['binary']['provenance']['stages']) == 3
+  assert [*rows['joint']['provenance']['stages'][0]] == ['stage1_joint']
   assert rows['joint']['questions'] == 4
   assert record == json.loads((tmp_path / 'record.json').read_text())
 
@@ -43,6 +70,7 @@ def test_trains_and_evaluates(last_json, data, tiny_encoder_folder, tmp_path):
   ('arguments', 'message'),
   [
     ('train --output x --steps 1,2', 'has 2 numbers; expected three'),
+    ('train --output x --stages 3,1', 'expected some of 1,2,3, in order'),
     ('evaluate --run x --modes both', "mode is 'both'; expected one of joint"),
     ('evaluate --run x --compress 0.2', 'needs a cache'),
     ('evaluate --run x', 'is no span reader'),

@@ -9,12 +9,14 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import jax.numpy as jnp
 
-from btr_jax import losses
+from btr_jax import axes, losses
 from btr_jax.baselines.span_reader import config as config_lib
 from btr_jax.baselines.span_reader import network, spans
 
 TEACHER = 'teacher'
 STAGE_MODES = {1: 'joint', 2: 'decomposed', 3: 'binary'}
+# Axes that no mesh splits, enough for a stack of matrices.
+_REPLICATED = (axes.PASSAGES, axes.LENGTH, axes.EMBED)
 Batch = Mapping[str, jax.Array]
 
 
@@ -87,7 +89,8 @@ class SpanModel:
     encoder = network.zero_encoder(config)
     params = jax.tree.map(jnp.asarray, network.initial_params(encoder, config))
     names = jax.tree.map(
-      lambda leaf: flax_partitioning.AxisMetadata((None,) * leaf.ndim), params
+      lambda leaf: flax_partitioning.AxisMetadata(_REPLICATED[: leaf.ndim]),
+      params,
     )
     variables = {'params': params, 'params_axes': names}
     if self.distils:
@@ -154,15 +157,15 @@ class SpanModel:
     flax_mutables: Mapping[str, Any] | None = None,
   ):
     """The stage's loss and metrics, as `BtrModel.loss_fn`."""
+    if self.distils and TEACHER not in (flax_mutables or {}):
+      raise ValueError(
+        "Stage 2 distils from a teacher; pass flax_mutables={'teacher': "
+        'parameters of the stage-1 reader}.'
+      )
     scores, trace, error = self.forward(params, batch, self.mode)
     task = spans.loss(scores, batch['starts'], batch['ends'], batch['weights'])
     total, values = task, {'task_loss': task}
     if self.distils:
-      if not flax_mutables or TEACHER not in flax_mutables:
-        raise ValueError(
-          "Stage 2 distils from a teacher; pass flax_mutables={'teacher': "
-          'parameters of the stage-1 reader}.'
-        )
       _, taught, _ = self.forward(flax_mutables[TEACHER], batch, 'joint')
       values['distill_loss'] = self._distill(taught, trace, batch, dropout_rng)
       total += values['distill_loss']

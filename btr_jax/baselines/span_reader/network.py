@@ -132,16 +132,15 @@ def _lower(params: Params, config: config_lib.SpanReaderConfig) -> Params:
   return jax.tree.map(lambda leaf: leaf[: config.split_layer], layers)
 
 
-def _dense(states: jax.Array, params: Params) -> jax.Array:
+def _dense(states, params):
   product = jnp.matmul(
     states, params['weight'], precision=jax.lax.Precision.HIGHEST
   )
-  return product + jnp.expand_dims(
-    params['bias'], tuple(range(states.ndim - 1))
-  )
+  return product + _along_embed(params['bias'], product)
 
 
-def _along_embed(vector: jax.Array, states: jax.Array) -> jax.Array:
+def _along_embed(vector, states):
+  """A vector [embed] with the rank of states [..., embed]."""
   return jnp.expand_dims(vector, tuple(range(states.ndim - 1)))
 
 

@@ -25,6 +25,8 @@ from btr_jax.models.codecs import CodecLayout
 
 _ENCODE_BATCH = 32
 _FLOAT_BYTES = 4
+# Readers of one architecture share their programs.
+_compiled = functools.partial(jax.jit, static_argnames=('config', 'mode'))
 
 
 class SpanReader:
@@ -44,13 +46,6 @@ class SpanReader:
     self.fingerprint = loaded.fingerprint
     self.provenance: Mapping[str, Any] = loaded.provenance
     self._params = jax.device_put(loaded.params)
-    self._joint = jax.jit(functools.partial(_answer_joint, config=self.config))
-    self._apart = jax.jit(
-      functools.partial(_answer_apart, config=self.config, mode=self.mode)
-    )
-    self._encode = jax.jit(
-      functools.partial(_encode, config=self.config, mode=self.mode)
-    )
     self._cache: cache_lib.CacheStore | None = None
     self._numbers: dict[tuple[str, str], int] = {}
 
@@ -121,7 +116,7 @@ class SpanReader:
       path,
       tokens_of,
       len(passages),
-      lambda tokens: {'bits': self._encode(self._params, tokens)},
+      lambda tokens: {'bits': self._encode(tokens)},
       self.codec_layout,
       self._fingerprints(),
       vocab_size=self.config.bert.vocab_size,
@@ -185,6 +180,9 @@ class SpanReader:
           self.tokenizer.stop_ids(),
         )
     self.open_cache(path, unique)
+
+  def _encode(self, tokens: np.ndarray) -> jax.Array:
+    return _encode(self._params, tokens, config=self.config, mode=self.mode)
 
   def _fingerprints(self) -> dict[str, str]:
     config = hashlib.sha256(repr(self.config).encode()).hexdigest()
@@ -270,10 +268,12 @@ class SpanReader:
     for (row, column), passage in zip(slots, tokens, strict=True):
       read[row, column, : len(passage.ids)] = passage.ids
     if self.mode == 'joint':
-      found = self._joint(self._params, asked, read)
+      found = _answer_joint(self._params, asked, read, config=self.config)
     else:
       kept = self._kept(passages, read)
-      found = self._apart(self._params, asked, read, kept)
+      found = _answer_apart(
+        self._params, asked, read, kept, config=self.config, mode=self.mode
+      )
     return jax.device_get(found)
 
   def _kept(
@@ -288,7 +288,7 @@ class SpanReader:
         part = flat[start : start + _ENCODE_BATCH]
         missing = _ENCODE_BATCH - len(part)
         whole = np.pad(part, ((0, missing), (0, 0)))
-        parts.append(self._encode(self._params, whole)[: len(part)])
+        parts.append(self._encode(whole)[: len(part)])
       joined = jnp.concatenate(parts)
       return joined.reshape(*read.shape, joined.shape[-1])
     numbers = np.full(read.shape[:2], -1, np.int64)
@@ -324,6 +324,7 @@ def _cut(
   return text[first:behind]
 
 
+@_compiled
 def _encode(params, tokens, config, mode):
   """States in mode decomposed, packed bits in mode binary."""
   states = network.encode_passages(params, tokens, config)
@@ -332,7 +333,11 @@ def _encode(params, tokens, config, mode):
   return states
 
 
-def _answer_joint(params, question_tokens, passage_tokens, config):
+@_compiled
+def _answer_joint(
+  params, question_tokens, passage_tokens, config, mode='joint'
+):
+  del mode
   question, passage = network.joint_states(
     params, question_tokens, passage_tokens, config
   )
@@ -342,6 +347,7 @@ def _answer_joint(params, question_tokens, passage_tokens, config):
   return spans.best(scores, config.answer_length)
 
 
+@_compiled
 def _answer_apart(params, question_tokens, passage_tokens, kept, config, mode):
   passage = kept
   if mode == 'binary':

@@ -62,13 +62,13 @@ def test_passages_do_not_see_one_another(mode, scores, tokens):
   assert not np.array_equal(found.start[:, 1], other.start[:, 1])
 
 
-@pytest.mark.parametrize('mode', config_lib.MODES)
-def test_padding_changes_nothing(mode, scores, tokens):
-  """A passage scores the same beside longer ones."""
+def test_padding_changes_nothing(scores, tokens):
+  """A passage scores the same with less padding behind it."""
   asked, read = tokens
   longest = int((read != 0).sum(-1)[:, 0].max())
-  whole = scores(mode, asked, read[:, :1]).start[:, :, :longest]
-  short = scores(mode, asked, read[:, :1, :longest]).start
+  assert 4 < longest < read.shape[-1]
+  whole = scores('binary', asked, read).start[:, 0, :longest]
+  short = scores('binary', asked, read[:, :, :longest]).start[:, 0]
   np.testing.assert_allclose(whole, short, atol=1e-4, rtol=1e-4)
 
 
