@@ -283,10 +283,12 @@ class SpanReader:
     if self._cache is None:
       flat = read.reshape(-1, read.shape[-1])
       parts = []
-      # In the batches of the cache's builder: the same shapes, the same bits.
-      for start in range(0, len(flat), _ENCODE_BATCH):
-        part = flat[start : start + _ENCODE_BATCH]
-        missing = _ENCODE_BATCH - len(part)
+      # Bits in the batches of the cache's builder: the same shapes, the same
+      # bits. States need not be the same to the last digit.
+      size = _ENCODE_BATCH if self.mode == 'binary' else len(flat)
+      for start in range(0, len(flat), size):
+        part = flat[start : start + size]
+        missing = size - len(part)
         whole = np.pad(part, ((0, missing), (0, 0)))
         parts.append(self._encode(whole)[: len(part)])
       joined = jnp.concatenate(parts)
