@@ -38,8 +38,8 @@ KNOW_GIN = ('btr_jax.train', 'btr_jax.gin_configs.programs')
 ROWS = (
   ('btr_jax.tools', 'btr_jax.train', 'btr_jax.gin_configs'),
   ('btr_jax.interop',),
-  # Baselines are trained by the loop that trains BTR.
-  ('btr_jax.training', 'btr_jax.baselines'),
+  # It is trained by the loop that trains BTR.
+  ('btr_jax.training', 'btr_jax.baselines.span_reader'),
   (
     'btr_jax.serving',
     'btr_jax.evaluation',
