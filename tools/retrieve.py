@@ -14,9 +14,16 @@ import rich.table
 
 from btr_jax.data import question_files, records
 from btr_jax.data.corpus import text_files
-from btr_jax.data.corpus.problems import Problems
+from btr_jax.data.problems import Problems
 from btr_jax.evaluation import environment
-from btr_jax.retrieval import dense, embeddings, encoder, recall, results
+from btr_jax.retrieval import (
+  binary,
+  dense,
+  embeddings,
+  encoder,
+  recall,
+  results,
+)
 from btr_jax.retrieval.interface import Retriever
 from btr_jax.tools import common, corpora, retrievers
 from btr_jax.tools import progress as progress_lib
@@ -41,7 +48,7 @@ def make_parser() -> common.Parser:
   add(
     '--questions',
     required=True,
-    help='.jsonl, .csv or .tsv, maybe .gz, .xz: question, answers, id',
+    help='.jsonl, .json, .csv or .tsv, maybe compressed: question, answers, id',
   )
   add('--output', required=True, help='where to, .jsonl or .jsonl.gz')
   add(
@@ -97,8 +104,8 @@ def make_parser() -> common.Parser:
   group.add_argument(
     '--candidates',
     type=common.positive,
-    default=dense.CANDIDATES,
-    help=f'of the binary index, for each passage ({dense.CANDIDATES})',
+    default=binary.CANDIDATES,
+    help=f'of the binary index, for each passage ({binary.CANDIDATES})',
   )
   return parser
 
@@ -196,7 +203,7 @@ def _show(report: dict[str, Any]) -> None:
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
   arguments = make_parser().parse_args(argv)
-  problems = Problems(arguments.strict)
+  problems = Problems(arguments.questions, arguments.strict)
   questions = read_questions(arguments, problems)
   show_problems(problems)
   corpus = corpora.load_corpus(arguments.corpus, build=arguments.build)

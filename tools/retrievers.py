@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import pathlib
 
-from btr_jax.retrieval import dense, embeddings, encoder, fusion
+from btr_jax.retrieval import binary, dense, embeddings, encoder, fusion
 from btr_jax.retrieval.interface import Retriever
 from btr_jax.tools import common, corpora
 from btr_jax.tools import progress as progress_lib
@@ -27,7 +27,7 @@ def open_dense(
   index: str = 'exact',
   dtype: str = 'float16',
   batch_size: int = encoder.BATCH_SIZE,
-  candidates: int = dense.CANDIDATES,
+  candidates: int = binary.CANDIDATES,
 ) -> dense.DenseRetriever:
   """Opens the embeddings of a corpus; makes those that are missing first.
 
@@ -65,7 +65,7 @@ def open_dense(
       )
   stored, codes = embeddings.open_embeddings(folder, settings)
   found = (
-    dense.BinaryIndex(codes, stored, candidates)
+    binary.BinaryIndex(codes, stored, candidates)
     if index == 'binary'
     else dense.ExactIndex(stored)
   )

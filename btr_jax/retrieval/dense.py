@@ -1,27 +1,20 @@
-"""Nearest passages by embedding: exact, or by one bit per dimension."""
+"""Nearest passages by embedding, exactly, and the retriever of any index."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 import numpy as np
 
-from btr_jax.retrieval import embeddings as embeddings_lib
+from btr_jax.retrieval.binary import Found
 from btr_jax.retrieval.encoder import import_extra
 from btr_jax.retrieval.interface import Hit
 
 INDEXES = ('exact', 'binary')
-# Candidates by bits for each hit that is wanted, then ranked by the float
-# embeddings; 10 keeps nearly all of the exact search's hits.
-CANDIDATES = 10
 # float32 rows converted at once while an index is filled.
 _BLOCK = 1 << 16
-
-Found = tuple[
-  Float32[np.ndarray, 'questions hits'], Int64[np.ndarray, 'questions hits']
-]
 
 
 class ExactIndex:
@@ -46,48 +39,6 @@ class ExactIndex:
     return self._index.search(questions, min(k, self._index.ntotal))
 
 
-class BinaryIndex:
-  """Hamming distances of signs (faiss IndexBinaryFlat), then a second look.
-
-  In memory are the bits alone; the float embeddings of the candidates are read
-  from where they are mapped.
-  """
-
-  def __init__(
-    self,
-    codes: np.ndarray,
-    embeddings: np.ndarray,
-    candidates: int = CANDIDATES,
-  ):
-    """Fills the index.
-
-    Args:
-      codes: uint8 [passages, embed / 8], from `sign_codes`.
-      embeddings: float16 or float32 [passages, embed], maybe mapped.
-      candidates: passages looked at again, for each hit that is wanted.
-    """
-    faiss = import_extra('faiss')
-    self._index = faiss.IndexBinaryFlat(8 * codes.shape[1])
-    self._index.add(np.ascontiguousarray(codes))
-    self._embeddings = embeddings
-    self._candidates = candidates
-
-  def search(
-    self, questions: Float32[np.ndarray, 'questions embed'], k: int
-  ) -> Found:
-    """Scores and numbers of the best passages among the candidates."""
-    depth = min(k * self._candidates, self._index.ntotal)
-    _, near = self._index.search(embeddings_lib.sign_codes(questions), depth)
-    near = np.sort(near, axis=1)  # in the order of the file, and of ties
-    rows = np.asarray(self._embeddings[near], np.float32)
-    scores = np.matmul(rows, questions[:, :, None])[:, :, 0]
-    order = np.argsort(-scores, axis=1, kind='stable')[:, :k]
-    return (
-      np.take_along_axis(scores, order, axis=1),
-      np.take_along_axis(near, order, axis=1),
-    )
-
-
 class DenseRetriever:
   """Embeds questions and asks an index."""
 
@@ -96,7 +47,7 @@ class DenseRetriever:
 
     Args:
       embed: questions -> float32 [questions, embed].
-      index: an `ExactIndex` or a `BinaryIndex`.
+      index: an `ExactIndex` or a `binary.BinaryIndex`.
     """
     self._embed = embed
     self._index = index

@@ -116,6 +116,29 @@ def test_retrieved_objects_by_id_or_by_question(folder):
   assert report.passages == 41
 
 
+def test_words_win_over_numbers_that_are_off(folder):
+  """A tool that counts a header must not give passages to neighbours."""
+  retrieved = [
+    {'id': i + 1, 'question': f'who is {i}?', 'ctxs': [{'text': f'text {i}'}]}
+    for i in range(4)
+  ]
+  found, _ = prepare(folder, passages=write(folder / 'r.jsonl', retrieved))
+  assert [(r.id, r.contexts[0].text) for r in found] == [
+    (str(i), f'text {i}') for i in range(4)
+  ]
+
+
+def test_the_same_words_twice_are_told_apart_by_id(folder):
+  twice = [{'id': i, **QUESTIONS[0]} for i in 'ab']
+  write(folder / 'q.jsonl', twice)
+  retrieved = [
+    {'id': q['id'], 'question': q['question'], 'ctxs': [{'text': q['id']}]}
+    for q in twice
+  ]
+  found, _ = prepare(folder, passages=write(folder / 'r.jsonl', retrieved))
+  assert [(r.id, r.contexts[0].text) for r in found] == [('a', 'a'), ('b', 'b')]
+
+
 def test_choices_do_not_hide_a_question_from_its_passages(folder):
   value = {'question': 'why?', 'choices': list('wxyz'), 'answer': 'A'}
   write(folder / 'q.jsonl', [value])

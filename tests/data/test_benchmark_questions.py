@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from btr_jax.data.benchmarks import mmlu_subjects, problems, questions, table
+from btr_jax.data.benchmarks import mmlu_subjects, questions, table
+from btr_jax.data.problems import Problems
 
 
 def read(name, path, strict=False):
-  found = problems.Problems(str(path), strict)
+  found = Problems(str(path), strict)
   records = [
     record
     for _, record in questions.iterate_questions(
@@ -221,7 +222,7 @@ def test_bad_lines_of_a_folder_are_named_with_their_file(tmp_path):
   records, found = read('mmlu', tmp_path)
   assert len(records) == 1
   assert places(found) == {
-    'not UTF-8': ['virology_test.csv, line 1'],
+    'encoding': ['virology_test.csv, line 1'],
     'unknown label': ['virology_test.csv, line 2'],
   }
   with pytest.raises(ValueError, match='virology_test.csv, line 1'):

@@ -343,7 +343,7 @@ def test_a_line_of_another_encoding(tmp_path):
   path.write_bytes(b'{"text": "one"}\n{"text": "caf\xe9"}\n{"text": "two"}\n')
   passages, report = run(tmp_path, path)
   assert [p.text for p in passages] == ['one', 'two']
-  assert report['first_problems'][0].startswith(f'{path}, line 2: encoding')
+  assert report['first_problems'][0].startswith('p.jsonl, line 2: encoding')
   whole = path.read_bytes().replace(b'\xe9', b'e').decode()
   path.write_text(whole, encoding='utf-16')
   report, _ = prepare.prepare([path], tmp_path / 'out16')

@@ -6,12 +6,13 @@ import lzma
 import pytest
 
 from btr_jax.data import question_files
-from btr_jax.data.corpus.problems import Problems
+from btr_jax.data.benchmarks import questions, table
+from btr_jax.data.problems import Problems
 
 
 def read(path, text, pack=bytes):
   path.write_bytes(pack(text.encode()))
-  problems = Problems()
+  problems = Problems(path)
   found = list(question_files.iterate_questions(path, problems))
   return found, problems
 
@@ -66,17 +67,55 @@ def test_comma_separated_with_columns_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ('name', 'text'),
+  [
+    ('q.tsv', 'question\tanswers\nwho?\tA\nwhere?\tB\n'),
+    ('q.tsv', 'Question\tAnswer\nwho?\tA\nwhere?\tB\n'),
+    ('q.tsv', 'who?\tA\nwhere?\tB\n'),
+    ('q.csv', 'set,question,gold,answer\nx,"who,\nme?",1,A\ny,where?,2,B\n'),
+    ('q.qa.csv', "who?\t['A']\n\nwhere?\t['B']\n"),
+    ('q.tsv', 'one\ttwo\tthree\nwho?\tA\nwhere?\tB\n'),
+    ('q.jsonl', 'nonsense\n{"question": "who?", "answer": "A"}\n'),
+    ('q.jsonl', '\n{"question": "who?", "answer": "A"}\n\n'),
+    ('q.json', '[{"question": "who?", "answer": "A"}]'),
+    ('q.json', '{"data": [{"paragraphs": [{"qas": [{"question": "who?", '
+     '"answers": [{"text": "A"}]}]}]}]}'),
+  ],
+)  # fmt: skip
+def test_numbers_are_those_of_the_tasks(name, text, tmp_path):
+  """What is found for a question without id must not reach its neighbour."""
+  found, _ = read(tmp_path / name, text)
+  expected = [
+    record
+    for _, record in questions.iterate_questions(
+      table.benchmark('nq'), tmp_path / name, Problems()
+    )
+  ]
+  assert [(r.id, r.question, r.answers) for r in found] == [
+    (r.id, r.question, r.answers) for r in expected
+  ]
+  first = '1' if text.startswith(('one', 'nonsense')) else '0'
+  assert found[0].id == first and found[0].question.startswith('who')
+
+
+def test_claims(tmp_path):
+  text = '{"id": 75397, "claim": "It is.", "label": "SUPPORTS"}\n'
+  (record,), _ = read(tmp_path / 'q.jsonl', text)
+  assert (record.id, record.question, record.answers) == ('75397', 'It is.', ())
+  assert record.extra == {'label': 'SUPPORTS'}
+
+
+@pytest.mark.parametrize(
   ('name', 'line', 'kind'),
   [
     ('q.jsonl', 'nonsense', 'not JSON'),
-    ('q.jsonl', '["a"]', 'not an object'),
+    ('q.jsonl', '["a", "b", "c"]', 'wrong number of columns'),
     ('q.jsonl', '{"answers": ["a"]}', 'no question'),
-    ('q.jsonl', '{"question": " "}', 'no question'),
-    ('q.jsonl', '{"question": "x", "answers": [1]}', 'answers'),
+    ('q.jsonl', '{"question": " "}', 'empty question'),
     ('q.jsonl', '{"question": "x", "answers": {"a": 1}}', 'answers'),
     ('q.jsonl', '{"question": "x", "id": [1]}', 'id'),
     ('q.jsonl', '{"question": "x", "id": 0}', 'duplicate id'),
-    ('q.tsv', 'a\tb\tc', 'columns'),
+    ('q.tsv', 'a\tb\tc', 'wrong number of columns'),
   ],
 )
 def test_wrong_lines_are_named(name, line, kind, tmp_path):
@@ -85,13 +124,15 @@ def test_wrong_lines_are_named(name, line, kind, tmp_path):
   assert [r.question for r in found] == ['good']
   assert problems.counts == {kind: 1}
   assert problems.first[0].startswith(f'{tmp_path / name}, line 2: {kind}: ')
-  strict = question_files.iterate_questions(tmp_path / name, Problems(True))
+  strict = question_files.iterate_questions(
+    tmp_path / name, Problems(tmp_path / name, strict=True)
+  )
   with pytest.raises(ValueError, match=f'line 2: {kind}'):
     list(strict)
 
 
 def test_another_kind_of_file(tmp_path):
-  with pytest.raises(ValueError, match="suffix '.xlsx'; expected one of"):
+  with pytest.raises(ValueError, match='xlsx: unknown format; expected a name'):
     list(question_files.iterate_questions(tmp_path / 'q.xlsx', Problems()))
 
 
@@ -99,5 +140,5 @@ def test_only_the_first_problems_are_kept():
   written = []
   problems = Problems(write=written.append)
   for i in range(50):
-    problems.add('kind', f'line {i}', 'message')
+    problems.leave_out('kind', f'line {i}', 'message')
   assert problems.total == len(written) == 50 and len(problems.first) == 20

@@ -15,6 +15,8 @@ import pytest
 pytestmark = [
   pytest.mark.t5x,
   pytest.mark.slow,
+  # The first test trains all stages with both trainers, in programs.
+  pytest.mark.timeout(1800),
   pytest.mark.skipif(
     importlib.util.find_spec('t5x') is None, reason='T5X is not on PyPI'
   ),
@@ -61,7 +63,7 @@ class Toy:
       cwd=self._repository,
       capture_output=True,
       text=True,
-      timeout=280,
+      timeout=900,
     )
     assert result.returncode == 0, result.stderr[-5000:]
     return result

@@ -8,7 +8,7 @@ import pytest
 from btr_jax.cache.errors import CacheLockedError
 from btr_jax.cache.locks import FolderLock
 from btr_jax.data.records import Passage
-from btr_jax.retrieval import dense, embeddings
+from btr_jax.retrieval import binary, dense, embeddings
 from btr_jax.retrieval.interface import Retriever
 
 DIM = 64
@@ -144,7 +144,7 @@ def test_exact_is_the_inner_product(faiss, questions):
 
 def test_binary_ranks_its_candidates_exactly(faiss, questions):
   codes = embeddings.sign_codes(WANTED)
-  index = dense.BinaryIndex(codes, WANTED, candidates=10)
+  index = binary.BinaryIndex(codes, WANTED, candidates=10)
   scores, numbers = index.search(questions, 3)
   assert numbers[:, 0].tolist() == [5, 17, 200]
   assert (np.diff(scores, axis=1) <= 0).all()
@@ -164,8 +164,39 @@ def test_binary_ranks_its_candidates_exactly(faiss, questions):
 
 def test_all_candidates_give_the_exact_hits(faiss, questions):
   exact = dense.ExactIndex(WANTED).search(questions, 20)[1]
-  every = dense.BinaryIndex(embeddings.sign_codes(WANTED), WANTED, 15)
+  every = binary.BinaryIndex(embeddings.sign_codes(WANTED), WANTED, 15)
   np.testing.assert_array_equal(every.search(questions, 20)[1], exact)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32'])
+@pytest.mark.parametrize('k', [1, 7, 40, 300, 500])
+def test_binary_equals_two_looks_by_hand(faiss, questions, dtype, k, tmp_path):
+  np.save(tmp_path / 'e.npy', WANTED.astype(dtype))
+  stored = np.load(tmp_path / 'e.npy', mmap_mode='r')
+  codes = embeddings.sign_codes(WANTED)
+  index = binary.BinaryIndex(codes, stored, candidates=3)
+  flat = faiss.IndexBinaryFlat(DIM)
+  flat.add(codes)
+  depth = min(3 * min(k, 300), 300)
+  _, near = flat.search(embeddings.sign_codes(questions), depth)
+  del stored  # the index keeps what it points into
+  scores, numbers = index.search(questions, k)
+  assert scores.shape == numbers.shape == (3, min(k, 300))
+  products = questions @ WANTED.astype(dtype).astype(np.float32).T
+  for row, (candidates, values) in enumerate(zip(near, products, strict=True)):
+    # Of candidates equally far, either may be looked at.
+    assert set(numbers[row, :1]) <= set(candidates)
+    best = np.sort(values[candidates])[::-1][: min(k, 300)]
+    assert np.mean(np.abs(scores[row] - best) < 1e-4) > 0.9
+    np.testing.assert_allclose(scores[row], values[numbers[row]], atol=1e-4)
+
+
+def test_codes_of_other_embeddings_are_refused(faiss):
+  codes = embeddings.sign_codes(WANTED)
+  with pytest.raises(ValueError, match=r'codes are \(299, 8\); expected \(300'):
+    binary.BinaryIndex(codes[:299], WANTED)
+  with pytest.raises(ValueError, match='float64; expected float16 or'):
+    binary.BinaryIndex(codes, WANTED.astype(np.float64))
 
 
 def test_the_retriever(faiss):

@@ -127,7 +127,7 @@ def test_benchmark(
     '--record', tmp_path / 'record.json',
   )  # fmt: skip
   assert record['passages'] == record['embeddings'] == 300
-  assert len(record['rows']) == 6
+  assert len(record['rows']) == 7
   for row in record['rows']:
     assert row['ours_seconds'] > 0 and row['theirs_seconds'] > 0
     assert row['ratio_min'] <= row['ratio'] <= row['ratio_max']

@@ -8,7 +8,8 @@ import os
 import tempfile
 from typing import Any
 
-from btr_jax.data.benchmarks import contexts, files, problems, rows
+from btr_jax.data.benchmarks import contexts, files, rows
+from btr_jax.data.problems import Problems
 from btr_jax.data.records import Passage
 
 # DPR's psgs_w100.tsv.
@@ -16,7 +17,7 @@ _COLUMNS: Mapping[int, tuple[str, ...]] = {3: ('id', 'text', 'title')}
 
 
 def iterate_passages(
-  path: str | os.PathLike, found: problems.Problems
+  path: str | os.PathLike, found: Problems
 ) -> Iterator[Passage]:
   """Yields the passages of a corpus.
 
@@ -63,7 +64,7 @@ class PassageStore:
     self,
     path: str | os.PathLike,
     wanted: Collection[str],
-    found: problems.Problems,
+    found: Problems,
     folder: str | None = None,
   ):
     """Reads the corpus once, and keeps what is wanted.

@@ -14,7 +14,7 @@ from btr_jax.data.benchmarks import rows
 from btr_jax.data.records import Record
 
 COLUMNS: Mapping[int, tuple[str, ...]] = {2: ('question', 'answers')}
-_QUESTION_KEYS = (
+QUESTION_KEYS = (
   'question',
   'Question',
   'utterance',
@@ -22,7 +22,7 @@ _QUESTION_KEYS = (
   'input',
   'qText',
 )
-_ANSWER_KEYS = ('answers', 'answer', 'Answer', 'output')
+ANSWER_KEYS = ('answers', 'answer', 'Answer', 'output')
 # WebQuestions: (list (description "A \"b\"") (description C))
 _DESCRIPTION = re.compile(
   r'\(description\s+(?:"((?:[^"\\]|\\.)*)"|([^()"]*))\s*\)'
@@ -56,14 +56,14 @@ def parse(value: Mapping[str, Any], where: str) -> Record:
     rows.Unusable: no question or no answer in it.
   """
   del where
-  question = rows.take_text(value, _QUESTION_KEYS, 'question')
+  question = rows.take_text(value, QUESTION_KEYS, 'question')
   if value.get('is_impossible'):
     raise rows.Unusable(
       'unanswerable question',
       f'{rows.shortened(question)!r} has no answer (SQuAD 2.0); only '
       'questions with an answer can be scored.',
     )
-  answers = list(_answers(value))
+  answers = list(answers_of(value))
   if not answers:
     raise rows.Unusable(
       'empty answer',
@@ -76,13 +76,14 @@ def parse(value: Mapping[str, Any], where: str) -> Record:
   )
 
 
-def _answers(value: Mapping[str, Any]) -> Iterator[str]:
+def answers_of(value: Mapping[str, Any]) -> Iterator[str]:
+  """The answers of an object, each once, in order; maybe none."""
   found: list[str] = []
   if isinstance(value.get('targetValue'), str):
     for quoted, plain in _DESCRIPTION.findall(value['targetValue']):
       found.append(re.sub(r'\\(.)', r'\1', quoted) or plain)
   found += rows.strings_in(value.get('target'))  # Atlas: the one to train on
-  for key in _ANSWER_KEYS:
+  for key in ANSWER_KEYS:
     if key in value:
       found += rows.strings_in(value[key])
       break

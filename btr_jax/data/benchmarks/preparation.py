@@ -27,7 +27,7 @@ from btr_jax.data.benchmarks import (
   rows,
   table,
 )
-from btr_jax.data.benchmarks import problems as problems_lib
+from btr_jax.data.problems import Problems
 
 FORMAT_VERSION = 1
 _logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def check_exists(inputs: Inputs) -> None:
   if not os.path.exists(inputs.questions):
     raise FileNotFoundError(
       f'There are no questions of {known.name} at {inputs.questions}. Expected '
-      f'{known.formats}; as {", ".join(files.FORMATS)}, plain, .gz or .xz. '
+      f'{known.formats}; as {", ".join(files.FORMATS)}, maybe compressed. '
       f'Published: {known.published}.'
     )
   if inputs.passages and not os.path.exists(inputs.passages):
@@ -139,7 +139,7 @@ def prepare(inputs: Inputs, path: str | os.PathLike) -> Report:
   check_exists(inputs)
   path = os.fspath(path)
   found = {
-    name: problems_lib.Problems(getattr(inputs, name), inputs.strict)
+    name: Problems(getattr(inputs, name), inputs.strict)
     for name in ('questions', 'passages', 'corpus')
     if getattr(inputs, name)
   }
@@ -216,7 +216,7 @@ def _finder(inputs, found, folder, stack) -> contexts.FindPassage | None:
     return None
   limit = _limit(inputs)
   # Read for the ids only; what is wrong with it is counted the second time.
-  unnoted = problems_lib.Problems(inputs.passages or inputs.questions)
+  unnoted = Problems(inputs.passages or inputs.questions)
   values = (
     (
       value
@@ -267,10 +267,11 @@ def _join(inputs, found, find) -> Iterator[records.Record]:
   for place, value in retrieved.iterate_retrieved(
     inputs.passages, found['passages']
   ):
-    name = rows.take_id(value)
-    if name is None or name not in waiting:
-      question = value.get('question')
-      name = by_question.get(_key(question)) if question else None
+    name, question = rows.take_id(value), value.get('question')
+    asked = by_question.get(_key(question)) if question else None
+    # Numbers of another tool may be off by a header; the words are not.
+    if name not in waiting or (asked and not _asks(waiting[name], question)):
+      name = asked
     if name is None or name not in waiting:
       continue  # of another split, or asked before
     try:
@@ -288,6 +289,11 @@ def _join(inputs, found, find) -> Iterator[records.Record]:
       'without an id are numbered from 0.'
     )
   yield from waiting.values()
+
+
+def _asks(record: records.Record, question: Any) -> bool:
+  texts = (record.question, record.extra.get('stem'))
+  return _key(question) in map(_key, texts)
 
 
 def _key(question: Any) -> str:

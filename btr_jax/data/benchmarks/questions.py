@@ -8,7 +8,9 @@ import os
 import pathlib
 from typing import Any
 
-from btr_jax.data.benchmarks import contexts, files, problems, rows, table
+from btr_jax.data.benchmarks import contexts, files, rows, table
+from btr_jax.data.corpus import text_files
+from btr_jax.data.problems import Problems
 from btr_jax.data.records import Record
 
 
@@ -28,7 +30,8 @@ def files_of(path: str | os.PathLike) -> list[str]:
   if not found:
     raise ValueError(
       f'The folder {path} holds no data; expected files that end in '
-      f'{", ".join(files.FORMATS)}, and then possibly in .gz or .xz.'
+      f'{", ".join(files.FORMATS)}, and then possibly in one of '
+      f'{", ".join(text_files.COMPRESSED)}.'
     )
   return found
 
@@ -44,7 +47,7 @@ def _is_data(path: pathlib.Path) -> bool:
 def iterate_objects(
   benchmark: table.Benchmark,
   path: str | os.PathLike,
-  found: problems.Problems,
+  found: Problems,
 ) -> Iterator[dict[str, Any]]:
   """Yields the objects of the questions, also those that cannot be used."""
   for _, _, value in _iterate(benchmark, path, found):
@@ -55,14 +58,15 @@ def iterate_objects(
 def iterate_questions(
   benchmark: table.Benchmark,
   path: str | os.PathLike,
-  found: problems.Problems,
+  found: Problems,
   limit: int = 0,
   find: contexts.FindPassage | None = None,
+  encoding: str = 'utf-8',
 ) -> Iterator[tuple[str, Record]]:
   """Yields (place, record).
 
   A question without an id gets its number, from 0, among all questions of
-  the file or folder; those that are left out count as well.
+  the file or folder; those that are left out count as well, a header does not.
 
   Args:
     benchmark: says what its files look like.
@@ -70,14 +74,15 @@ def iterate_questions(
     found: takes what cannot be used.
     limit: passages per question that are read, if the file holds some.
     find: looks up passages that are named by id only.
+    encoding: of the files, where they have no byte order mark.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: a file cannot be read at all.
   """
   seen: dict[str, str] = {}
-  for number, (file, place, value) in enumerate(
-    _iterate(benchmark, path, found)
+  for number, file, place, value in _numbered(
+    _iterate(benchmark, path, found, encoding), found
   ):
     try:
       if isinstance(value, rows.Unusable):
@@ -101,17 +106,33 @@ def iterate_questions(
     except rows.Unusable as error:
       found.leave_out(error.kind, place, error.message)
       continue
-    seen[record.id] = found.prefix + place
+    seen[record.id] = ', '.join(filter(None, (found.prefix, place)))
     yield place, record
 
 
-def _iterate(benchmark, path, found) -> Iterator[tuple[str, str, Any]]:
+def _numbered(values, found) -> Iterator[tuple[int, str, str, Any]]:
+  """Numbers from 0 that also count what could not be read at all."""
+  number = 0
+  while True:
+    before = found.total
+    item = next(values, None)
+    number += found.total - before
+    if item is None:
+      return
+    yield number, *item
+    number += 1
+
+
+def _iterate(
+  benchmark, path, found, encoding='utf-8'
+) -> Iterator[tuple[str, str, Any]]:
   """(file, place, object or why there is none) of every question."""
   several = os.path.isdir(path)
   for file in files_of(path):
     header: list[str] | None = None
-    found.prefix = f'{os.path.basename(file)}, ' if several else ''
-    for number, (place, value) in enumerate(files.iterate_values(file, found)):
+    found.prefix = os.path.basename(file) if several else ''
+    values = files.iterate_values(file, found, encoding)
+    for number, (place, value) in enumerate(values):
       if isinstance(value, list):
         if number == 0 and rows.is_header(value):
           header = [_column_name(column) for column in value]

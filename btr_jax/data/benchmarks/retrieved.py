@@ -11,13 +11,14 @@ from collections.abc import Iterator
 import os
 from typing import Any
 
-from btr_jax.data.benchmarks import contexts, files, problems, rows
+from btr_jax.data.benchmarks import contexts, files, rows
+from btr_jax.data.problems import Problems
 
 _ID_COLUMNS = ('qid', 'row', 'id')
 
 
 def iterate_retrieved(
-  path: str | os.PathLike, found: problems.Problems
+  path: str | os.PathLike, found: Problems
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (place, object with "id" or "question" and "ctxs").
 

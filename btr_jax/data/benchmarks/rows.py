@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import json
 from typing import Any
 
-# Names that a header may hold; anything else is taken for a first row.
+# Names by which a first row is known to be a header.
 _HEADER_NAMES = frozenset(
   'id qid question answers answer claim label subject choices options title '
   'a b c d relation split query'.split()
 )
+_ASKED = frozenset({'question', 'claim', 'query'})
 
 
 class Unusable(Exception):  # noqa: N818 (counted, not raised to users)
@@ -25,8 +26,12 @@ class Unusable(Exception):  # noqa: N818 (counted, not raised to users)
 
 def is_header(row: Sequence[str]) -> bool:
   """Whether a first row names its columns."""
-  names = {column.strip().lower() for column in row}
-  return names <= _HEADER_NAMES and bool(names & {'question', 'claim', 'query'})
+  names = [column.strip().lower() for column in row]
+  if not _ASKED & set(names):
+    return False
+  # Others than the known may stand beside them; but an answer may well be
+  # "claim", and then the question before it is no name.
+  return names[0] in _ASKED or len(_HEADER_NAMES & set(names)) > 1
 
 
 def from_columns(

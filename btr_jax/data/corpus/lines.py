@@ -8,8 +8,8 @@ import re
 from typing import Any
 
 from btr_jax.data.corpus import splitting
-from btr_jax.data.corpus.problems import Problems
 from btr_jax.data.corpus.splitting import Kind, Piece
+from btr_jax.data.problems import Problems
 from btr_jax.data.records import Passage
 
 TABLE = ('.tsv',)
@@ -19,7 +19,7 @@ COLUMNS = ('id', 'text', 'title')  # DPR's order
 
 # A passage may be that much longer than asked for before it is cut.
 _SLACK = 1.5
-# Where it stands (file and line, for messages), and the passage.
+# Where it stands in its file, for messages, and the passage.
 Found = tuple[str, Passage]
 _KILT_SECTION = re.compile(r'^Section::::(.*?)\.?\s*$')
 _KILT_BULLET = re.compile(r'^BULLET::::-\s*')
@@ -47,13 +47,12 @@ def clean(text: str) -> str:
 
 
 def table_passages(
-  lines: Iterator[tuple[int, str]], name: str, words: int, problems: Problems
+  lines: Iterator[tuple[int, str]], words: int, problems: Problems
 ) -> Iterator[Found]:
   """Passages of a TSV file with the columns id, text, title.
 
   Args:
     lines: (number, line); a header line, in any order of columns, is used.
-    name: of the file, for messages.
     words: in a passage; much longer texts are cut.
     problems: takes lines that have other columns, no id or no text.
   """
@@ -65,9 +64,9 @@ def table_passages(
       continue
     if not line.strip():
       continue
-    where = f'{name}, line {number}'
+    where = f'line {number}'
     if len(fields) != len(order):
-      problems.add(
+      problems.leave_out(
         'columns',
         where,
         f'found {len(fields)} columns, expected {len(order)} '
@@ -76,7 +75,9 @@ def table_passages(
       continue
     values = dict(zip(order, fields, strict=True))
     if not values['id'].strip():
-      problems.add('no id', where, 'the column id is empty; give it a value')
+      problems.leave_out(
+        'no id', where, 'the column id is empty; give it a value'
+      )
       continue
     yield from _passages(
       values['id'].strip(), values['title'], values['text'], where, words,
@@ -97,21 +98,23 @@ def json_passages(
 
   Args:
     lines: (number, line).
-    name: of the file, for ids and messages.
+    name: of the file, for ids.
     words: in a passage; pages and much longer texts are cut.
     problems: takes lines that are none of these.
   """
   for number, line in lines:
     if not line.strip():
       continue
-    where = f'{name}, line {number}'
+    where = f'line {number}'
     try:
       value = json.loads(line)
     except ValueError as error:
-      problems.add('not JSON', where, f'{error}; expected one object a line')
+      problems.leave_out(
+        'not JSON', where, f'{error}; expected one object a line'
+      )
       continue
     if not isinstance(value, dict):
-      problems.add(
+      problems.leave_out(
         'not an object', where, f'found {type(value).__name__}, expected an '
         'object with "id", "title" and "text"'
       )  # fmt: skip
@@ -138,7 +141,7 @@ def _json_passage(
 ) -> Iterator[Found]:
   wrong = _wrong_keys(value)
   if wrong:
-    problems.add('keys', where, wrong)
+    problems.leave_out('keys', where, wrong)
     return
   identifier = value.get('id', value.get('_id', default_id))
   title = splitting.passage_title(
@@ -176,7 +179,7 @@ def _passages(
   """The passage as it is, or cut if it is much too long."""
   identifier, text, title = map(clean, (identifier, text, title))
   if not text:
-    problems.add('empty text', where, 'the passage has no text; left out')
+    problems.leave_out('empty text', where, 'the passage has no text; left out')
     return
   if text.count(' ') + 1 <= _SLACK * words:
     yield where, Passage(identifier, title, text)
@@ -192,7 +195,7 @@ def _kilt_passages(
   identifier = value.get('wikipedia_id', value.get('_id', value.get('id')))
   title = value.get('wikipedia_title', value.get('title'))
   if not isinstance(identifier, str | int) or not isinstance(title, str):
-    problems.add(
+    problems.leave_out(
       'keys',
       where,
       'a page whose "text" is a list needs "wikipedia_id" and '
@@ -201,7 +204,7 @@ def _kilt_passages(
     return
   paragraphs = value['text']
   if not all(isinstance(paragraph, str) for paragraph in paragraphs):
-    problems.add('keys', where, '"text" must be a list of strings')
+    problems.leave_out('keys', where, '"text" must be a list of strings')
     return
 
   def pieces() -> Iterator[Piece]:
@@ -220,4 +223,4 @@ def _kilt_passages(
   ):
     yield where, Passage(f'{clean(str(identifier))}#{number}', whole, text)
   if number < 0:
-    problems.add('empty text', where, f'the page {title!r} has no text')
+    problems.leave_out('empty text', where, f'the page {title!r} has no text')

@@ -21,7 +21,7 @@ import numpy as np
 
 from btr_jax.data import folders, records
 from btr_jax.data.corpus import documents, lines, splitting, store, text_files
-from btr_jax.data.corpus.problems import Problems
+from btr_jax.data.problems import Problems
 from btr_jax.data.records import Passage
 
 WORDS = 100
@@ -134,14 +134,13 @@ def passages_of(
   progress: Callable[[int], None] = lambda position: None,
 ) -> Iterator[lines.Found]:
   """The passages of one file with their places, as a stream."""
+  problems.prefix = source.name
   suffix = text_files.suffix_of(source.path)
   numbered = text_files.iterate_lines(
     source.path, options.encoding, problems, progress
   )
   if suffix in lines.TABLE:
-    yield from lines.table_passages(
-      numbered, source.name, options.words, problems
-    )
+    yield from lines.table_passages(numbered, options.words, problems)
   elif suffix in lines.JSON_LINES:
     yield from lines.json_passages(
       numbered, source.name, options.words, problems
@@ -149,7 +148,7 @@ def passages_of(
   else:
     wrong = text_files.problem_of(source.path, options.encoding)
     if wrong:
-      problems.add('not text', source.name, wrong)
+      problems.leave_out('not text', '', wrong)
       return
     pieces = documents.pieces_of(suffix, (line for _, line in numbered))
     title = documents.title_of(source.name)
@@ -157,9 +156,9 @@ def passages_of(
     for number, (whole, text) in enumerate(
       splitting.split(pieces, title, options.words)
     ):
-      yield source.name, Passage(f'{source.name}#{number}', whole, text)
+      yield '', Passage(f'{source.name}#{number}', whole, text)
     if number < 0:
-      problems.add('empty text', source.name, 'the file has no text')
+      problems.leave_out('empty text', '', 'the file has no text')
 
 
 class _Seen:
@@ -292,7 +291,7 @@ def _prepare_into(
     told = stack.enter_context(
       open(folder / store.PROBLEMS_FILE, 'w', encoding='utf-8')
     )
-    problems = Problems(options.strict, told.write)
+    problems = Problems(strict=options.strict, write=told.write)
     writer = stack.enter_context(_Writer(folder / records.PASSAGES_FILE))
     found = _with_progress(sources, options, problems, progress)
     for where, passage in found:
@@ -302,7 +301,7 @@ def _prepare_into(
       if options.new_ids:
         passage = dataclasses.replace(passage, id=str(writer.count))
       elif not ids.add(passage.id):
-        problems.add(
+        problems.leave_out(
           'duplicate id',
           where,
           f'the id {passage.id!r} stood before with another text; make ids '

@@ -18,7 +18,7 @@ import pathlib
 from typing import IO
 import zlib
 
-from btr_jax.data.corpus.problems import Problems
+from btr_jax.data.problems import Problems
 
 _OPENERS = {'.gz': gzip.open, '.xz': lzma.open, '.bz2': bz2.open}
 COMPRESSED = tuple(_OPENERS)
@@ -33,7 +33,7 @@ _BLOCK = 1 << 20
 _LINES_PER_PROGRESS = 2000
 # OSError: bz2's, for what is no bz2; also gzip.BadGzipFile.
 _DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error)
-_ENCODING_ADVICE = (
+ENCODING_ADVICE = (
   'convert the file to UTF-8, or name its encoding by --encoding, such as '
   'latin-1'
 )
@@ -75,7 +75,7 @@ def open_binary(
         yield content, file.tell
     except _DAMAGED as error:
       raise DamagedFileError(
-        f'{path} is damaged ({error}); copy or download it again.'
+        f'{path} is damaged or cut short ({error}); copy or download it again.'
       ) from error
 
 
@@ -124,14 +124,14 @@ def problem_of(path: str | os.PathLike, encoding: str) -> str | None:
         if '\0' in text:
           return (
             f'holds NUL characters, so it is not {encoding} text; '
-            + _ENCODING_ADVICE
+            + ENCODING_ADVICE
           )
         position += len(block)
       decoder.decode(b'', final=True)
   except UnicodeDecodeError as error:
     return (
       f'not {encoding} (byte 0x{error.object[error.start]:02x} near byte '
-      f'{position + error.start}); {_ENCODING_ADVICE}'
+      f'{position + error.start}); {ENCODING_ADVICE}'
     )
   except DamagedFileError as error:
     return str(error)
@@ -179,11 +179,11 @@ def iterate_lines(
         if isinstance(line, bytes):
           line = line.decode(encoding)
       except UnicodeDecodeError as error:
-        problems.add(
+        problems.leave_out(
           'encoding',
-          f'{path}, line {number}',
+          f'line {number}',
           f'not {encoding} ({error.reason} at byte {error.start}); '
-          + _ENCODING_ADVICE,
+          + ENCODING_ADVICE,
         )
         if encoding.startswith(('utf-16', 'utf-32')):
           return

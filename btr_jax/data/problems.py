@@ -1,28 +1,48 @@
-"""What is wrong in a data file: counted by kind, named by line."""
+"""What is wrong in data files: counted by kind, named by file and line."""
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
+import os
 from typing import Any
 
 # Of each kind so many lines are named; all of them are counted.
 NAMED = 20
+# So many are told in full: of all kinds, and of each kind.
+KEPT = 20
 _MESSAGES = 3
 
 
 class Problems:
-  """The lines of one file that could not be used, or only after mending.
+  """The lines that could not be used, or only after mending.
 
   Attributes:
     path: the file, or folder of files, for messages.
     prefix: goes before each place: the file within a folder.
     strict: whether the first line that has to be left out is an error.
+    first: the first that were left out, one line of text each.
   """
 
-  def __init__(self, path: str, strict: bool = False):
-    self.path = path
-    self.strict = strict
+  def __init__(
+    self,
+    path: str | os.PathLike = '',
+    strict: bool = False,
+    write: Callable[[str], object] | None = None,
+  ):
+    """Nothing has gone wrong yet.
+
+    Args:
+      path: heads all messages; empty where `prefix` tells the file.
+      strict: raise at the first line that has to be left out.
+      write: called with each line that is left out, as one line of text; in
+        memory are only the first.
+    """
+    self.path = os.fspath(path)
     self.prefix = ''
+    self.strict = strict
+    self.first: list[str] = []
+    self._write = write
     self._left_out: collections.Counter[str] = collections.Counter()
     self._mended: collections.Counter[str] = collections.Counter()
     self._places: dict[str, list[str]] = collections.defaultdict(list)
@@ -33,17 +53,23 @@ class Problems:
 
     Args:
       kind: a few words, the same for all of its kind: 'unknown label'.
-      place: 'line 12', or 'item 12' of a JSON array.
-      message: what was found and what was expected.
+      place: 'line 12', or 'item 12' of a JSON array; empty for a whole file.
+      message: what was found, what was expected, what to do.
 
     Raises:
       ValueError: `strict` is set.
     """
+    where = ', '.join(filter(None, (self.path, self.prefix, place)))
+    text = f'{where}: {kind}: {message}'
     if self.strict:
       raise ValueError(
-        f'{self.path}, {self.prefix}{place}: {message} Mend it, or leave '
-        'strict off to leave such lines out and count them.'
+        f'{text.rstrip(".")}. Mend it, or leave strict off to leave such '
+        'lines out and count them.'
       )
+    if len(self.first) < KEPT:
+      self.first.append(text)
+    if self._write is not None:
+      self._write(text + '\n')
     self._left_out[kind] += 1
     self._name(kind, place, message)
 
@@ -52,16 +78,21 @@ class Problems:
     self._mended[kind] += 1
     self._name(kind, place, message)
 
-  def _name(self, kind, place, message):
-    place = self.prefix + place
+  def _name(self, kind: str, place: str, message: str) -> None:
+    place = ', '.join(filter(None, (self.prefix, place)))
     if len(self._places[kind]) < NAMED:
       self._places[kind].append(place)
     if len(self._messages[kind]) < _MESSAGES:
       self._messages[kind].append(f'{place}: {message}')
 
   @property
-  def num_left_out(self) -> int:
-    """Lines that were left out, of all kinds."""
+  def counts(self) -> dict[str, int]:
+    """How many were left out, by kind, in the order they were met."""
+    return dict(self._left_out)
+
+  @property
+  def total(self) -> int:
+    """How many were left out, of all kinds."""
     return sum(self._left_out.values())
 
   def summary(self) -> list[str]:
