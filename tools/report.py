@@ -80,6 +80,9 @@ def prepare(arguments: argparse.Namespace) -> Report:
   choice = report_choice.choose(arguments, family, task)
   made = settings.tables_of(choice)
   wanted = report_choice.wanted_of(made, arguments, choice)
+  others = report_baselines.sources(arguments, family, task)
+  for folder in filter(None, (arguments.output, arguments.publish)):
+    report_pages.check_folder(folder)
   ledger = ledger_lib.Ledger(pathlib.Path(arguments.output), task.name)
   machine = _machine()
   ledger.claim(
@@ -96,7 +99,6 @@ def prepare(arguments: argparse.Namespace) -> Report:
   source = report_family.FamilySource(
     family, dict(arguments.readers), task, arguments.offline_ratio
   )
-  others = report_baselines.sources(arguments, family, task)
   report = Report(
     arguments=arguments,
     task=task,

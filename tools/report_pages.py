@@ -70,6 +70,24 @@ def command(
   return ' '.join(map(shlex.quote, [*parts, '--tables', table]))
 
 
+def check_folder(folder: str) -> None:
+  """Sees that writing a page into a folder overwrites no other text.
+
+  Raises:
+    UserError: there is another report.md.
+  """
+  path = pathlib.Path(folder) / PAGE
+  if not path.is_file():
+    return
+  with open(path, encoding='utf-8') as file:
+    first = file.readline()
+  if first != f'{page.TITLE}\n':
+    raise common.UserError(
+      f'{path} was not written by `btr report` (it begins with '
+      f'{first.strip()!r}); name another folder.'
+    )
+
+
 def _summaries(folder: pathlib.Path, first: str) -> list[Mapping[str, Any]]:
   """Of all tasks in the folder; the task that is always there leads."""
   found = []

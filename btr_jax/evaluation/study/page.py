@@ -9,6 +9,7 @@ import rich.table
 
 from btr_jax.evaluation.study import paper, tables
 
+TITLE = '# Report'
 PAPER_PASSAGES = (
   "The paper's own (NQ, base; Atlas EM / BTR EM / speed-up): {rows}."
 )
@@ -166,7 +167,7 @@ def markdown(
   Returns:
     Markdown.
   """
-  lines = ['# Report', '', HOW_TO_READ.format(guide=guide), '']
+  lines = [TITLE, '', HOW_TO_READ.format(guide=guide), '']
   for summary in summaries:
     lines += _task(summary, pictures.get(summary['task'], {}))
   return '\n'.join(lines).rstrip() + '\n'
