@@ -37,6 +37,7 @@ KNOW_GIN = ('btr_jax.train', 'btr_jax.gin_configs.programs')
 # longest prefix that fits a module decides its row.
 ROWS = (
   ('btr_jax.tools', 'btr_jax.train', 'btr_jax.gin_configs'),
+  ('btr_jax.baselines',),
   ('btr_jax.interop',),
   # It is trained by the loop that trains BTR.
   ('btr_jax.training', 'btr_jax.baselines.span_reader'),

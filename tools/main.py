@@ -93,6 +93,14 @@ COMMANDS = {
     'btr_jax.tools.convert_checkpoint',
     'checkpoints from and to Hugging Face, Atlas and T5X',
   ),
+  'phrases': (
+    'btr_jax.tools.phrases',
+    'answers by phrase retrieval, without a reader: train, build, ask',
+  ),
+  'quantize-reader': (
+    'btr_jax.tools.quantize_reader',
+    'store the matrices of a reader in four or eight bits',
+  ),
   'pack-family': (
     'btr_jax.tools.pack_family',
     'pack the readers of the three stages into one folder',

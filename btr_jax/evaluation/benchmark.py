@@ -144,7 +144,7 @@ class JaxRunner:
       cache, memories = jax.tree.unflatten(structures[0], leaves)
       tokens = jnp.zeros((workload.batch, 1), jnp.int32)
       return programs.model.module.apply(
-        {'params': params},
+        programs.model.variables(params),
         cache,
         memories,
         tokens,
@@ -188,7 +188,7 @@ class JaxRunner:
         params, batch, programs.mode, programs.inference
       )
       logits = programs.model.module.apply(
-        {'params': params},
+        programs.model.variables(params),
         encoded.states,
         encoded.mask,
         inputs,

@@ -81,7 +81,7 @@ def letter_logits(
   """
   inputs = jnp.asarray([reader_lib.PAD_ID, *letters.prefix], jnp.int32)
   logits = model.module.apply(
-    {'params': params},
+    model.variables(params),
     encoded.states,
     encoded.mask,
     jnp.tile(inputs, (encoded.states.shape[0], 1)),

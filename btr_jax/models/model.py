@@ -26,6 +26,7 @@ from btr_jax.models import (
   decoding,
   frozen,
   initialization,
+  quantized,
 )
 from btr_jax.models import reader as reader_lib
 
@@ -331,6 +332,12 @@ class BtrModel:
 
   # ----------------------------------------------------------------- inference
 
+  def variables(self, params: Params) -> dict[str, Params]:
+    """What `module.apply` takes; matrices of quantized parameters are made
+    here, inside the program that calls this."""
+    dtype = self.config.dtype
+    return {'params': quantized.dequantize_params(params, dtype)}
+
   def encode_passages(
     self,
     params: Params,
@@ -347,7 +354,7 @@ class BtrModel:
     """
     self._check_codec(params)
     packed = self.module.apply(
-      {'params': params},
+      self.variables(params),
       jnp.asarray(passage_tokens),
       method='pack_passages',
     )
@@ -369,7 +376,7 @@ class BtrModel:
       self._check_codec(params)
       packed = self._packed(batch, mode)
     encoded = self.module.apply(
-      {'params': params},
+      self.variables(params),
       batch['question_tokens'],
       batch['passage_tokens'],
       mode,
@@ -391,7 +398,7 @@ class BtrModel:
     max_length = max_length or self.limits.answer_length
     inference = self.inference if inference is None else inference
     batch = encoded.states.shape[0]
-    variables = {'params': params}
+    variables = self.variables(params)
     cache, memories = self.module.apply(
       variables, encoded, max_length, inference, method='start_decoding'
     )
@@ -436,7 +443,7 @@ class BtrModel:
   ):
     """Log probability of each example's target, [batch]."""
     logits, _ = self.module.apply(
-      {'params': params},
+      self.variables(params),
       batch['question_tokens'],
       batch['passage_tokens'],
       batch['decoder_input_tokens'],

@@ -27,6 +27,7 @@ from btr_jax.data import records
 from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.models import frozen
 from btr_jax.models import model as model_lib
+from btr_jax.models import quantized
 
 FORMAT_VERSION = 1
 READER_FILE = 'reader.json'
@@ -34,7 +35,13 @@ FAMILY_FILE = 'family.json'
 WEIGHTS_FILE = 'model.safetensors'
 VOCABULARY_FILE = 'vocabulary.model'
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-_STORED_DTYPES = {'F32': np.float32, 'BF16': jnp.bfloat16, 'F16': np.float16}
+_STORED_DTYPES = {
+  'F32': np.float32,
+  'BF16': jnp.bfloat16,
+  'F16': np.float16,
+  'I8': np.int8,
+  'U8': np.uint8,
+}
 
 
 class ReaderFileError(ValueError):
@@ -47,7 +54,7 @@ class LoadedReader:
 
   Attributes:
     model: the model object, in the mode asked for.
-    params: parameters, float32.
+    params: parameters, float32; matrices may be `quantized`.
     config: architecture and codec.
     limits: lengths that inputs are padded to.
     vocabulary: the tokenizer.
@@ -65,6 +72,11 @@ class LoadedReader:
   fingerprint: str
   path: pathlib.Path
   provenance: Mapping[str, Any]
+
+  @property
+  def model_bytes(self) -> int:
+    """Size of the file with the weights."""
+    return (self.path / WEIGHTS_FILE).stat().st_size
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
@@ -91,7 +103,8 @@ def save_reader(
     path: folder to make.
     config: architecture and codec.
     limits: lengths of the inputs.
-    params: nested parameters.
+    params: nested parameters; codes and scales of quantized ones are written
+      in their own types.
     vocabulary_file: SentencePiece model to copy in.
     extra_ids: sentinels added behind its pieces.
     provenance: how the reader was made, for people.
@@ -108,9 +121,11 @@ def save_reader(
   config_lib.check_choice('dtype', dtype, tuple(_DTYPES))
   path = pathlib.Path(path)
   path.mkdir(parents=True, exist_ok=True)
+  flat = model_lib.flat_params(params)
+  kept = quantized.stored_names(set(flat))
   flat = {
-    name: jnp.asarray(value, _DTYPES[dtype])
-    for name, value in model_lib.flat_params(params).items()
+    name: jnp.asarray(value, None if name in kept else _DTYPES[dtype])
+    for name, value in flat.items()
   }
   write_atomically(path / WEIGHTS_FILE, safetensors.flax.save(flat))
   save_description(
@@ -212,7 +227,15 @@ def _check_params(flat, model, path):
   expected = {
     name: value.shape for name, value in model_lib.flat_params(expected).items()
   }
-  found = {name: value.shape for name, value in flat.items()}
+  try:
+    whole = jax.eval_shape(
+      quantized.dequantize_params, model_lib.nested_params(flat)
+    )
+  except ValueError as error:
+    raise ReaderFileError(f'{path}: {error}') from error
+  found = {
+    name: value.shape for name, value in model_lib.flat_params(whole).items()
+  }
   if 'codec' not in {name.split('/')[0] for name in found}:
     expected = {
       name: shape
@@ -245,7 +268,7 @@ def load_reader(
       one with a cache of bfloat16 states (DeFormer).
 
   Returns:
-    The reader; parameters in float32.
+    The reader; parameters in float32, but for quantized ones.
 
   Raises:
     ReaderFileError: missing, damaged, of another format, or parameters that
@@ -268,14 +291,16 @@ def load_reader(
   try:
     raw = weights.read_bytes()
     # Not safetensors.numpy.load: it does not know bfloat16.
-    flat = {
-      name: jnp.asarray(
-        np.frombuffer(tensor['data'], _STORED_DTYPES[tensor['dtype']]).reshape(
-          tensor['shape']
-        ),
-        jnp.float32,
-      )
+    tensors = {
+      name: np.frombuffer(
+        tensor['data'], _STORED_DTYPES[tensor['dtype']]
+      ).reshape(tensor['shape'])
       for name, tensor in safetensors.deserialize(raw)
+    }
+    kept = quantized.stored_names(set(tensors))
+    flat = {
+      name: jnp.asarray(value, None if name in kept else jnp.float32)
+      for name, value in tensors.items()
     }
   except (OSError, KeyError, safetensors.SafetensorError) as error:
     raise ReaderFileError(

@@ -1,4 +1,4 @@
-"""A BERT encoder with mean pooling, as pure functions of its parameters.
+"""A BERT encoder, and mean pooling, as pure functions of its parameters.
 
 The parameters keep the names that published checkpoints give them; the
 layers' are stacked, so that one layer is compiled and run in a loop. Its parts
@@ -259,6 +259,24 @@ def apply_layers(
   return jax.lax.scan(layer, states, layers)[0]
 
 
+def token_states(
+  params: Params,
+  token_ids: Int32[Array, 'batch length'],
+  mask: Bool[Array, 'batch length'],
+  config: BertConfig,
+) -> Float32[Array, 'batch length embed']:
+  """The last layer's states.
+
+  Args:
+    params: from `from_tensors`.
+    token_ids: padded on the right; every row has at least one real token.
+    mask: where they are real.
+    config: architecture.
+  """
+  states = input_states(params, token_ids, config)
+  return apply_layers(states, mask, params['layers'], config)
+
+
 def embed(
   params: Params,
   token_ids: Int32[Array, 'batch length'],
@@ -268,16 +286,15 @@ def embed(
   """The mean of the last layer's states over real tokens.
 
   Args:
-    params: from `from_tensors`.
-    token_ids: padded on the right; every row has at least one real token.
+    params: as for `token_states`, and the next.
+    token_ids: padded on the right.
     mask: where they are real.
     config: architecture.
 
   Returns:
     One embedding per row, of length one if the configuration says so.
   """
-  states = input_states(params, token_ids, config)
-  states = apply_layers(states, mask, params['layers'], config)
+  states = token_states(params, token_ids, mask, config)
   real = mask[:, :, None].astype(states.dtype)
   mean = (states * real).sum(1) / real.sum(1)
   if config.normalize:

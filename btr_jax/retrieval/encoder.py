@@ -173,8 +173,8 @@ class SentenceEncoder:
     """
     self.config = config
     self.fingerprint = fingerprint
-    self._params = jax.device_put(params)
-    self._tokenizer = tokenizer
+    self.params = jax.device_put(params)
+    self.tokenizer = tokenizer
     self._embed = jax.jit(functools.partial(bert.embed, config=config))
 
   @classmethod
@@ -211,7 +211,7 @@ class SentenceEncoder:
 
   def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
     """Token ids with [CLS] and [SEP], cut on the right to fit."""
-    return [e.ids for e in self._tokenizer.encode_batch(list(texts))]
+    return [e.ids for e in self.tokenizer.encode_batch(list(texts))]
 
   def embed(
     self, texts: Sequence[str], batch_size: int = BATCH_SIZE
@@ -243,7 +243,7 @@ class SentenceEncoder:
         lengths[row] = len(tokens[i])
         token_ids[row, : lengths[row]] = tokens[i]
       mask = np.arange(length)[None, :] < lengths[:, None]
-      result[chosen] = self._embed(self._params, token_ids, mask)[: len(chosen)]
+      result[chosen] = self._embed(self.params, token_ids, mask)[: len(chosen)]
     return result
 
 

@@ -127,7 +127,7 @@ class Programs:
   def start(self, params: Any, memory: Any) -> Any:
     """What the decoder does before its first step, to be traced."""
     return self.model.module.apply(
-      {'params': params},
+      self.model.variables(params),
       self._encoded(memory),
       self.answer_length,
       self.inference,

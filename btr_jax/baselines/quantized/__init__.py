@@ -1,0 +1,1 @@
+"""Atlas-Q: readers whose matrices are stored in four or eight bits."""
