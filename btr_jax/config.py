@@ -235,6 +235,12 @@ class MergingConfig:
         '(the paper uses 3).'
       )
 
+  @property
+  def suffix(self) -> str:
+    """What names of rows say of it: ' intra 0.2 cross 0.2'; '' for none."""
+    intra = f' intra {self.intra_ratio:g}' if self.intra_ratio else ''
+    return intra + (f' cross {self.cross_ratio:g}' if self.cross_ratio else '')
+
   def merges_at(self, decoder_layer: int) -> bool:
     """Whether the memory is merged before this layer, counted from 0."""
     if not self.cross_ratio:

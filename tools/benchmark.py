@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+import concurrent.futures
 import dataclasses
 import itertools
+import math
 import pathlib
 import tempfile
+import time
 from typing import Any
+
+import jax
 
 from btr_jax import config as config_lib
 from btr_jax.cache import shard_encoder
@@ -16,13 +21,14 @@ from btr_jax.data import records as records_lib
 from btr_jax.evaluation import (
   benchmark,
   benchmark_inputs,
+  cost,
   environment,
+  linearity,
   speed_report,
 )
-from btr_jax.tools import common
+from btr_jax.tools import common, merging_options
 from btr_jax.tools import progress as progress_lib
 
-PLACES = ('intra', 'cross', 'both')
 NOTES = (
   'All rows of a group read the same questions and passages, random tokens of '
   'one length; the reader is random too unless --reader names one.',
@@ -38,24 +44,9 @@ NOTES = (
 )
 
 
-def numbers(text: str) -> list[float]:
-  """Comma-separated ratios."""
-  try:
-    return [float(part) for part in text.split(',') if part.strip()]
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f'{text!r} is not a list of ratios such as 0.1,0.2'
-    ) from None
-
-
 def counts(text: str) -> list[int]:
   """Comma-separated integers above 0."""
   return [common.positive(part) for part in text.split(',') if part.strip()]
-
-
-def words(text: str) -> list[str]:
-  """Comma-separated words."""
-  return [part.strip() for part in text.split(',') if part.strip()]
 
 
 def make_parser() -> common.Parser:
@@ -74,29 +65,17 @@ def make_parser() -> common.Parser:
   add('--dtype', help='float32 or bfloat16; by default what the device likes')
   add(
     '--modes',
-    type=words,
+    type=merging_options.words,
     default=['joint', 'float', 'binary'],
     help='joint, decomposed, float, binary (joint,float,binary)',
   )
   add(
     '--cross',
-    type=words,
+    type=merging_options.words,
     default=['cached', 'absorbed'],
     help='reproject, cached, absorbed (cached,absorbed)',
   )
-  add(
-    '--merge',
-    type=numbers,
-    default=[],
-    help='ratios of merging, for more rows of mode binary (none)',
-  )
-  add(
-    '--merge-places',
-    type=words,
-    default=['both'],
-    help='intra (in passages), cross (between them), both (both)',
-  )
-  add('--merge-reading', default='every', help='every or except (every)')
+  merging_options.add_arguments(parser)
   add('--passages', type=counts, default=[8], help='per question (8)')
   add('--batch', type=counts, default=[1], help='questions at once (1)')
   add('--question-length', type=common.positive, default=32, help='(32)')
@@ -126,6 +105,19 @@ def make_parser() -> common.Parser:
     action='store_true',
     help='also BM25 over the prepared Factbook, on a line of its own',
   )
+  add(
+    '--time-limit',
+    type=common.positive,
+    help='seconds after which nothing more is compiled; rows that are left '
+    'out are named (none)',
+  )
+  add(
+    '--compile-threads',
+    type=common.positive,
+    default=1,
+    help='rows compiled at one time; compile seconds are then those of a '
+    'shared machine (1)',
+  )
   add('--output', help='write the JSON record to this file')
   add('--plot', help='draw the rows into this PNG')
   return parser
@@ -141,23 +133,16 @@ def systems_of(arguments: argparse.Namespace) -> list[benchmark.System]:
     config_lib.check_choice('--modes', mode, benchmark.MODES)
   for form in arguments.cross:
     config_lib.check_choice('--cross', form, config_lib.CROSS_ATTENTIONS)
-  for place in arguments.merge_places:
-    config_lib.check_choice('--merge-places', place, PLACES)
+  mergings = merging_options.configs(arguments)
   found = [
     benchmark.System(mode, form)
     for mode, form in itertools.product(arguments.modes, arguments.cross)
   ]
-  if 'binary' not in arguments.modes:
-    return found
-  for ratio, place, form in itertools.product(
-    arguments.merge, arguments.merge_places, arguments.cross
-  ):
-    merging = config_lib.MergingConfig(
-      intra_ratio=ratio if place in ('intra', 'both') else 0.0,
-      cross_ratio=ratio if place in ('cross', 'both') else 0.0,
-      cross_reading=arguments.merge_reading,
-    )
-    found.append(benchmark.System('binary', form, merging))
+  if 'binary' in arguments.modes:
+    found += [
+      benchmark.System('binary', form, merging)
+      for merging, form in itertools.product(mergings, arguments.cross)
+    ]
   return found
 
 
@@ -191,9 +176,21 @@ def workloads_of(
   ]
 
 
-def _reader(
-  arguments: argparse.Namespace, dtype: str
-) -> benchmark_inputs.Reader:
+def dtype_of(arguments: argparse.Namespace) -> str:
+  """The type of the activations: what the device likes, unless told.
+
+  Raises:
+    ValueError: an unknown type.
+  """
+  on_cpu = jax.default_backend() == 'cpu'
+  dtype = arguments.dtype or ('float32' if on_cpu else 'bfloat16')
+  config_lib.check_choice('--dtype', dtype, config_lib.DTYPES)
+  return dtype
+
+
+def make_reader(arguments: argparse.Namespace) -> benchmark_inputs.Reader:
+  """The reader that the arguments describe. Errors as `measure`."""
+  dtype = dtype_of(arguments)
   if arguments.reader is None:
     config_lib.check_choice(
       '--size', arguments.size, tuple(benchmark_inputs.SIZES)
@@ -219,42 +216,100 @@ def _runners(
   systems: Sequence[benchmark.System],
   corpus: benchmark_inputs.Corpus,
   workload: benchmark_inputs.Workload,
-) -> dict[str, Any]:
-  runners: dict[str, Any] = {}
-  with progress_lib.Progress('compiled') as progress:
-    for done, system in enumerate(systems, start=1):
-      runners[system.name] = benchmark.JaxRunner(system, corpus, workload)
-      progress(done, len(systems))
+  deadline: float,
+) -> tuple[dict[str, Any], list[str]]:
+  """Compiled systems by name, and the names of those there was no time for."""
+  for mode in {system.mode for system in systems} & {'float', 'binary'}:
+    corpus.store(mode)  # Built once, ahead of the threads that ask for it.
+  step_costs: dict[Any, Any] = {}
+
+  def compiled(system: benchmark.System) -> benchmark.JaxRunner | None:
+    if time.monotonic() > deadline:
+      return None
+    return benchmark.JaxRunner(system, corpus, workload, step_costs)
+
+  found: dict[str, Any] = {}
+  with (
+    progress_lib.Progress('compiled') as progress,
+    concurrent.futures.ThreadPoolExecutor(arguments.compile_threads) as pool,
+  ):
+    for system, runner in zip(
+      systems, pool.map(compiled, systems), strict=True
+    ):
+      found[system.name] = runner
+      progress(len(found), len(systems))
+  skipped = [name for name, runner in found.items() if runner is None]
+  runners = {name: runner for name, runner in found.items() if runner}
   if arguments.torch:
     from btr_jax.tools import torch_baseline
 
     runners[torch_baseline.NAME] = torch_baseline.TorchRunner(
       corpus, workload, arguments.threads
     )
-  return runners
+  return runners, skipped
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def _measure_group(
+  arguments: argparse.Namespace,
+  systems: Sequence[benchmark.System],
+  corpus: benchmark_inputs.Corpus,
+  workload: benchmark_inputs.Workload,
+  roofline: cost.Roofline,
+  deadline: float,
+) -> dict[str, Any]:
+  """One group of rows, as `speed_report.group` gives it, and what it lacks."""
+  runners, skipped = _runners(arguments, systems, corpus, workload, deadline)
+  with progress_lib.Progress(
+    f'{workload.passages} passages, batch {workload.batch}'
+  ) as progress:
+    times = benchmark.take_turns(
+      runners,
+      lambda: corpus.ask(workload),
+      arguments.repeats,
+      progress=progress,
+    )
+  group = speed_report.group(
+    workload, runners, times, roofline, margins=arguments.margin
+  )
+  common.console().print(speed_report.table(group))
+  if skipped:
+    common.say(f'no time was left for {", ".join(skipped)}')
+  return group | {'skipped': skipped}
+
+
+def measure(
+  arguments: argparse.Namespace,
+  reader: benchmark_inputs.Reader | None = None,
+) -> dict[str, Any]:
   """Runs the benchmark that the arguments describe.
 
   Args:
     arguments: as `make_parser` gives them.
+    reader: in place of the one that they describe, for those who measure it
+      more than once.
 
   Returns:
-    The record that the report shows and JSON keeps.
+    The record that the report shows and JSON keeps. With --output it is
+    written after every group, so that whoever stops the run has the others.
   """
-  import jax
-
-  from btr_jax.evaluation import cost
-
+  deadline = time.monotonic() + (arguments.time_limit or math.inf)
   systems, workloads = systems_of(arguments), workloads_of(arguments)
-  dtype = arguments.dtype
-  if dtype is None:
-    dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-  config_lib.check_choice('--dtype', dtype, config_lib.DTYPES)
-  reader = _reader(arguments, dtype)
+  dtype = dtype_of(arguments)
+  if reader is None:
+    reader = make_reader(arguments)
   roofline = cost.roofline(dtype)
-  groups = []
+  record = {
+    'command': 'benchmark',
+    'size': arguments.size if arguments.reader is None else arguments.reader,
+    'config': reader.config.to_dict(),
+    'roofline': roofline.to_dict(),
+    'repeats': arguments.repeats,
+    'groups': [],
+    'lines': [],
+    'retrieval': None,
+    'environment': environment.environment(),
+    'notes': list(NOTES),
+  }
   with tempfile.TemporaryDirectory() as folder:
     corpus = benchmark_inputs.Corpus(
       reader,
@@ -264,32 +319,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
       arguments.seed + 1,
     )
     for workload in workloads:
-      runners = _runners(arguments, systems, corpus, workload)
-      with progress_lib.Progress(
-        f'{workload.passages} passages, batch {workload.batch}'
-      ) as progress:
-        times = benchmark.take_turns(
-          runners,
-          lambda workload=workload: corpus.ask(workload),
-          arguments.repeats,
-          progress=progress,
-        )
-      group = speed_report.group(
-        workload, runners, times, roofline, margins=arguments.margin
+      record['groups'].append(
+        _measure_group(arguments, systems, corpus, workload, roofline, deadline)
       )
-      common.console().print(speed_report.table(group))
-      groups.append(group)
-  return {
-    'command': 'benchmark',
-    'size': arguments.size if arguments.reader is None else arguments.reader,
-    'config': reader.config.to_dict(),
-    'roofline': roofline.to_dict(),
-    'repeats': arguments.repeats,
-    'groups': groups,
-    'retrieval': _retrieval(arguments),
-    'environment': environment.environment(),
-    'notes': list(NOTES),
-  }
+      record['lines'] = linearity.straight_lines(record['groups'])
+      if arguments.output:
+        records_lib.write_json(arguments.output, record)
+  for line in record['lines']:
+    common.console().print(linearity.sentence(line))
+  record['retrieval'] = _retrieval(arguments)
+  return record
 
 
 def _retrieval(arguments: argparse.Namespace) -> dict[str, Any] | None:

@@ -24,7 +24,14 @@ from btr_jax.evaluation import (
 )
 from btr_jax.retrieval import recall
 from btr_jax.serving import engine as engine_lib
-from btr_jax.tools import caches, common, corpora, questions, systems
+from btr_jax.tools import (
+  caches,
+  common,
+  corpora,
+  merging_options,
+  questions,
+  systems,
+)
 from btr_jax.tools import progress as progress_lib
 
 RECALL_CUTOFFS = (1, 5, 8, 20)
@@ -36,6 +43,8 @@ NOTES = (
   'where answers are shorter than a head is wide.',
   'Questions per second leave retrieval out (see `retrieval`) and leave '
   'compilation out (see `compile_seconds`).',
+  'One program reads a batch from tokens or bits to answers, and `encode` '
+  'is the time of all of it; with --parts two, told apart.',
   'joint and decomposed find the token ids of the passages in memory; systems '
   'with a cache read ids and bits from its files on the clock (look_up).',
   'decomposed recomputes the lower layers for every question; '
@@ -121,6 +130,13 @@ def make_parser() -> common.Parser:
     default=5,
     help='of the speed measurement; 0 leaves it out (5)',
   )
+  add(
+    '--parts',
+    action='store_true',
+    help='two programs for encoder and decoder, so that the record tells the '
+    'time of each; slower than the one program that is timed otherwise',
+  )
+  merging_options.add_arguments(parser)
   add('--build', action='store_true', help='make what is missing')
   add('--output', help='write the JSON record to this file')
   add('--plot', help='draw exact match against speed into this PNG')
@@ -179,8 +195,10 @@ def _start(
     cache=cache,
     mode=system.mode,
     num_passages=arguments.passages,
-    inference=config_lib.InferenceConfig(system.cross_attention),
-    config=config_lib.EngineConfig(fused=False),  # The parts are told.
+    inference=config_lib.InferenceConfig(
+      system.cross_attention, system.merging
+    ),
+    config=config_lib.EngineConfig(fused=not arguments.parts),
   )
   return _Running(system, engine, storage)
 
@@ -199,6 +217,7 @@ def _row(
     'mode': running.system.mode,
     'codec': running.system.codec,
     'cross_attention': running.system.cross_attention,
+    'merging': dataclasses.asdict(running.system.merging),
     **{name: score.to_dict() for name, score in scores.items()},
     'em_kept': 100 * scores[headline].mean / joint_mean if joint_mean else None,
     'speed': speed.to_dict() if speed else None,
@@ -274,7 +293,10 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     The record that `report` shows and JSON keeps.
   """
   reader_path = systems.reader_path(arguments.reader)
-  chosen = systems.systems_of(reader_path, arguments.mode, arguments.codec)
+  chosen = systems.merged(
+    systems.systems_of(reader_path, arguments.mode, arguments.codec),
+    merging_options.configs(arguments),
+  )
   if arguments.cache and arguments.mode != 'binary':
     raise common.UserError(
       f'--cache {arguments.cache} is the cache of one system; use it with '
@@ -350,6 +372,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
       )
       for one in running
     ],
+    'programs': 2 if arguments.parts else 1,
     'speed_questions': min(arguments.speed_questions, len(records)),
     'speed_repeats': arguments.repeats,
     'retrieval': {'seconds_per_question': retrieval},

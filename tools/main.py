@@ -89,6 +89,10 @@ COMMANDS = {
     'btr_jax.tools.benchmark',
     'speed, operations and memory over sizes, passages and batches',
   ),
+  'benchmark-accelerator': (
+    'btr_jax.tools.benchmark_accelerator',
+    'the figures of base and large on a device lent for minutes',
+  ),
   'convert': (
     'btr_jax.tools.convert_checkpoint',
     'checkpoints from and to Hugging Face, Atlas and T5X',

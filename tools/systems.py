@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import importlib.resources
 import json
@@ -24,12 +25,14 @@ class System:
     mode: of the engine.
     codec: of the cache; None without one.
     cross_attention: of the decoder; None takes the form of the least work.
+    merging: which tokens are merged while reading.
   """
 
   name: str
   mode: str
   codec: str | None
   cross_attention: str | None = None
+  merging: config_lib.MergingConfig = config_lib.NO_MERGING
 
   @property
   def cached(self) -> bool:
@@ -40,6 +43,21 @@ def binary(codec: str) -> System:
   """Mode binary from a cache; with codec `float` that is DeFormer's cache."""
   name = 'decomposed-cached' if codec == 'float' else f'binary-{codec}'
   return System(name, 'binary', codec)
+
+
+def merged(
+  found: Sequence[System], mergings: Sequence[config_lib.MergingConfig]
+) -> list[System]:
+  """The systems, and those with a cache of bits again for each merging."""
+  more = [
+    dataclasses.replace(
+      system, name=system.name + merging.suffix, merging=merging
+    )
+    for system in found
+    for merging in mergings
+    if system.codec not in (None, 'float')
+  ]
+  return [*found, *more]
 
 
 # What others have built is `joint` with keys and values computed once; the

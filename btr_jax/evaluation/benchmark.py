@@ -45,13 +45,7 @@ class System:
 
   @property
   def name(self) -> str:
-    merging = self.merging
-    parts = [self.mode, self.cross_attention]
-    if merging.intra_ratio:
-      parts.append(f'intra {merging.intra_ratio:g}')
-    if merging.cross_ratio:
-      parts.append(f'cross {merging.cross_ratio:g}')
-    return ' '.join(parts)
+    return f'{self.mode} {self.cross_attention}{self.merging.suffix}'
 
 
 @runtime_checkable
@@ -69,9 +63,23 @@ class JaxRunner:
   """One of our systems on one workload, compiled."""
 
   def __init__(
-    self, system: System, corpus: inputs.Corpus, workload: inputs.Workload
+    self,
+    system: System,
+    corpus: inputs.Corpus,
+    workload: inputs.Workload,
+    step_costs: dict[Any, Mapping[str, float]] | None = None,
   ):
+    """Compiles the system for the workload.
+
+    Args:
+      system: what is measured.
+      corpus: what it reads.
+      workload: in which shapes.
+      step_costs: filled with what a step of the decoder costs by its shapes;
+        given to several runners of one corpus, none compiles it again.
+    """
     self.system = system
+    self._step_costs = {} if step_costs is None else step_costs
     self._corpus = corpus
     self._workload = workload
     reader = corpus.reader_of(system.mode)
@@ -101,11 +109,11 @@ class JaxRunner:
     self._shapes = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), example
     )
-    self.compiled = self._programs.compiled('answer', self._shapes)
-
-  @property
-  def compile_seconds(self) -> float:
-    return self._programs.compile_seconds
+    start = time.perf_counter()
+    lowered = self._programs.lower('answer', self._shapes)
+    self.compiled = lowered.compile()
+    self.compile_seconds = time.perf_counter() - start
+    self._cost_before = one_cost(lowered)
 
   def look_up(self, questions, numbers):
     length = self._workload.padded_length
@@ -141,26 +149,33 @@ class JaxRunner:
       return leaves
 
     def step(params, leaves):
-      cache, memories = jax.tree.unflatten(structures[0], leaves)
+      cache, constants = jax.tree.unflatten(structures[0], leaves)
       tokens = jnp.zeros((workload.batch, 1), jnp.int32)
       return programs.model.module.apply(
         programs.model.variables(params),
         cache,
-        memories,
+        constants,
         tokens,
         jnp.int32(0),
         method='decode_step',
       )
 
     leaves = jax.eval_shape(start, params, memory)
-    one = jax.jit(step).lower(params, leaves)
-    whole = jax.jit(programs.answer).lower(params, self._shapes)
-    steps = workload.answer_length
-    # Operations before optimization: backends hide products in calls that are
-    # not counted. Bytes after it: fusion is what saves them.
-    flops, _ = cost.add_steps(one_cost(whole), one_cost(one), steps)
-    _, transferred = cost.add_steps(
-      self.compiled.cost_analysis(), one.compile().cost_analysis(), steps
+    key = (programs.model.config.dtype, structures[0], *map(str, leaves))
+    if key not in self._step_costs:
+      one = jax.jit(step).lower(params, leaves)
+      # Operations before optimization: backends hide products in calls that
+      # are not counted. Bytes after it: fusion is what saves them.
+      self._step_costs[key] = {
+        'flops': one_cost(one)['flops'],
+        'bytes accessed': one.compile().cost_analysis()['bytes accessed'],
+      }
+    whole = {
+      'flops': self._cost_before['flops'],
+      'bytes accessed': self.compiled.cost_analysis()['bytes accessed'],
+    }
+    flops, transferred = cost.add_steps(
+      whole, self._step_costs[key], workload.answer_length
     )
     config = programs.model.config
     size = workload.tokens_per_batch * config.num_heads * config.head_dim
@@ -231,6 +246,25 @@ class Times:
   last_batch: Any = None
 
 
+def settle(pause: float = 0.002, limit: float = 0.5) -> None:
+  """Waits until this process computes nothing any more.
+
+  A program gives its memory back after its answer, in a thread of its own: 30
+  milliseconds for a gigabyte, which on one core the next look-up waited for.
+
+  Args:
+    pause: seconds; whoever uses a tenth of them is still at work.
+    limit: seconds to wait at most.
+  """
+  deadline = time.perf_counter() + limit
+  used = time.process_time()
+  while time.perf_counter() < deadline:
+    time.sleep(pause)
+    before, used = used, time.process_time()
+    if used - before < pause / 10:
+      return
+
+
 def take_turns(
   runners: Mapping[str, Runner],
   ask: Callable[[], tuple[np.ndarray, np.ndarray]],
@@ -248,7 +282,8 @@ def take_turns(
     progress: called with runs done and runs in all.
 
   Returns:
-    Times by name; `wall` and `processor` include the look-up.
+    Times by name; `wall` and `processor` include the look-up, and `processor`
+    what a program still does after its answer (`settle`).
   """
   names = list(runners)
   times = {name: Times() for name in names}
@@ -263,6 +298,7 @@ def take_turns(
       looked_up = time.perf_counter()
       tokens = runner.read(batch)
       ended = time.perf_counter()
+      settle()
       processor = time.process_time() - processor
       done += 1
       progress(done, total)

@@ -102,6 +102,7 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int:
 _HEADER = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$')
 _CALLED = re.compile(r'(?:calls|to_apply|body|condition)=%?([\w.\-]+)')
 _BODY = re.compile(r'body=%?([\w.\-]+)')
+_TRANSPOSITION = re.compile(r'= \w+\[([\d,]*)\]\S* transpose\(')
 _PRODUCT = re.compile(
   r'= \(?\w+\[([\d,]*)\].* (?:dot|custom-call)\(.*(?:contracting|gemm|matmul)'
 )
@@ -117,6 +118,15 @@ def products_in_loops(hlo: str) -> list[int]:
     One number per product; a projection of the memory is as large as memory
     tokens x embed.
   """
+  return _sizes_in_loops(hlo, _PRODUCT)
+
+
+def transpositions_in_loops(hlo: str) -> list[int]:
+  """The same of transpositions; those of weights belong before a loop."""
+  return _sizes_in_loops(hlo, _TRANSPOSITION)
+
+
+def _sizes_in_loops(hlo, pattern):
   lines: dict[str, list[str]] = {}
   current: list[str] = []
   for line in hlo.splitlines():
@@ -135,8 +145,8 @@ def products_in_loops(hlo: str) -> list[int]:
   found = []
   for name in sorted(inside):
     for line in lines.get(name, ()):
-      product = _PRODUCT.search(line)
-      if product:
-        sizes = [int(n) for n in product.group(1).split(',') if n]
+      matched = pattern.search(line)
+      if matched:
+        sizes = [int(n) for n in matched.group(1).split(',') if n]
         found.append(math.prod(sizes))
   return found

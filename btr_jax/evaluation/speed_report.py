@@ -204,14 +204,18 @@ def _lines(axes: Any, groups: Any, swept: str, fixed: str) -> None:
   least = min(g['workload'][fixed] for g in groups)
   chosen = [g for g in groups if g['workload'][fixed] == least]
   chosen.sort(key=lambda g: g['workload'][swept])
-  names = [row['name'] for row in chosen[0]['rows']]
+  # A row that there was no time for is missing from its group.
+  names = dict.fromkeys(row['name'] for g in chosen for row in g['rows'])
   for number, name in enumerate(names):
     found = [
-      next(row for row in g['rows'] if row['name'] == name) for g in chosen
+      (g['workload'][swept], row['seconds_per_question']['median'])
+      for g in chosen
+      for row in g['rows']
+      if row['name'] == name
     ]
     axes.plot(
-      [g['workload'][swept] for g in chosen],
-      [1000 * row['seconds_per_question']['median'] for row in found],
+      [value for value, _ in found],
+      [1000 * seconds for _, seconds in found],
       marker='os^DvPX*'[number % 8],
       color=f'C{number % 10}',
       label=name,

@@ -25,12 +25,14 @@ _FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 
 
 def relative_position_buckets(
-  relative_position: Int[Array, 'queries keys'],
+  relative_position: Int[np.ndarray, '*shape'],
   bidirectional: bool,
   num_buckets: int,
   max_distance: int,
-) -> Int[Array, 'queries keys']:
+) -> Int[np.ndarray, '*shape']:
   """T5's buckets: exact for short distances, logarithmic up to max_distance.
+
+  By NumPy, so that a program holds the buckets and computes no logarithms.
 
   Args:
     relative_position: position of the key minus position of the query.
@@ -41,22 +43,24 @@ def relative_position_buckets(
   Returns:
     Bucket indices, int32. (Raffel et al. 2020, section 2.1, as in T5X.)
   """
-  buckets = jnp.zeros_like(relative_position)
+  buckets = np.zeros(relative_position.shape, np.int32)
   distance = -relative_position
   if bidirectional:
     num_buckets //= 2
-    buckets += (distance < 0).astype(jnp.int32) * num_buckets
-    distance = jnp.abs(distance)
+    buckets += (distance < 0).astype(np.int32) * num_buckets
+    distance = np.abs(distance)
   else:
-    distance = jnp.maximum(distance, 0)
+    distance = np.maximum(distance, 0)
   num_exact = num_buckets // 2
+  # T5X adds the epsilon, in float32, against the logarithm of 0.
+  relative = distance.astype(np.float32) / np.float32(num_exact)
   logarithmic = num_exact + (
-    jnp.log(distance.astype(jnp.float32) / num_exact + np.finfo('f4').eps)
-    / np.log(max_distance / num_exact)
-    * (num_buckets - num_exact)
-  ).astype(jnp.int32)
-  logarithmic = jnp.minimum(logarithmic, num_buckets - 1)
-  return buckets + jnp.where(distance < num_exact, distance, logarithmic)
+    np.log(relative + np.finfo(np.float32).eps)
+    / np.float32(np.log(max_distance / num_exact))
+    * np.float32(num_buckets - num_exact)
+  ).astype(np.int32)
+  logarithmic = np.minimum(logarithmic, num_buckets - 1)
+  return buckets + np.where(distance < num_exact, distance, logarithmic)
 
 
 class RelativePositionBias(nn.Module):
@@ -80,8 +84,8 @@ class RelativePositionBias(nn.Module):
 
   def __call__(
     self,
-    query_positions: Int[Array, 'queries'],
-    key_positions: Int[Array, 'keys'],
+    query_positions: Int[np.ndarray, 'queries'],
+    key_positions: Int[np.ndarray, 'keys'],
   ) -> Float[Array, '1 heads queries keys']:
     relative = key_positions[None, :] - query_positions[:, None]
     return self._look_up(relative)[None].astype(self.dtype)
@@ -90,7 +94,7 @@ class RelativePositionBias(nn.Module):
     buckets = relative_position_buckets(
       relative, self.bidirectional, self.num_buckets, self.max_distance
     )
-    return jnp.take(self.rel_embedding, buckets, axis=1)
+    return jnp.take(self.rel_embedding, buckets, axis=1, mode='clip')
 
   def gathered(
     self, positions: Int[Array, 'batch length'], max_position: int
@@ -101,8 +105,7 @@ class RelativePositionBias(nn.Module):
       positions: of each token, which may repeat and leave gaps.
       max_position: no position is larger.
     """
-    # One entry per distance: buckets of all pairs would cost logarithms.
-    distances = jnp.arange(-max_position, max_position + 1, dtype=jnp.int32)
+    distances = np.arange(-max_position, max_position + 1, dtype=np.int32)
     by_distance = self._look_up(distances[None, :])[:, 0].astype(self.dtype)
     relative = positions[:, None, :] - positions[:, :, None] + max_position
     return jnp.moveaxis(jnp.take(by_distance, relative, axis=1), 0, 1)
@@ -178,25 +181,45 @@ class Attention(nn.Module):
     kernel = jnp.mean(by_head, axis=1).astype(self.dtype)
     return jnp.dot(states.astype(self.dtype), kernel)
 
+  def absorbing_kernels(
+    self,
+  ) -> tuple[Float[Array, 'heads kv embed'], Float[Array, 'heads embed kv']]:
+    """W_K and W_V by head, laid out as `attend_absorbed` multiplies by them."""
+
+    def by_head(dense):
+      kernel = dense.kernel.astype(self.dtype)
+      return kernel.reshape(-1, self.num_heads, self.head_dim)
+
+    key, value = by_head(self.key), by_head(self.value)
+    return key.transpose(1, 2, 0), value.transpose(1, 0, 2)
+
   def attend_absorbed(
     self,
     query_states: Float[Array, 'batch queries embed'],
     memory: Float[Array, 'batch keys embed'],
     bias: Float[Array, '#batch 1 1 keys'],
+    kernels: tuple[
+      Float[Array, 'heads kv embed'], Float[Array, 'heads embed kv']
+    ],
   ) -> Float[Array, 'batch queries embed']:
     """`attend` to the memory's own states, whose keys are never computed.
 
     With E the memory, q . (E W_K) = (q W_K^T) . E and
     softmax . (E W_V) = (softmax . E) W_V: the same numbers, but for rounding.
+
+    Args:
+      query_states: what asks.
+      memory: what is asked.
+      bias: added to the scores.
+      kernels: from `absorbing_kernels`, once for all steps: a transposition
+        in each costs as much as the products.
+
+    Returns:
+      The outputs.
     """
     queries = self._split_heads(self.query(query_states))
     batch, heads, length, _ = queries.shape
-
-    def by_head(dense):
-      kernel = dense.kernel.astype(self.dtype)
-      return kernel.reshape(-1, heads, self.head_dim)
-
-    rows = jnp.einsum('bhqd,ehd->bhqe', queries, by_head(self.key))
+    rows = jnp.einsum('bhqd,hde->bhqe', queries, kernels[0])
     # Heads and queries are rows of one matrix: all heads share the memory.
     rows = rows.reshape(batch, heads * length, -1)
     scores = jnp.einsum('bre,bke->brk', rows, memory)
@@ -204,7 +227,7 @@ class Attention(nn.Module):
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
     mixed = jnp.einsum('brk,bke->bre', weights, memory)
     mixed = mixed.reshape(batch, heads, length, -1)
-    joined = jnp.einsum('bhqe,ehd->bqhd', mixed, by_head(self.value))
+    joined = jnp.einsum('bhqe,hed->bqhd', mixed, kernels[1])
     joined = joined.reshape(batch, length, heads * self.head_dim)
     return self.out(joined)
 

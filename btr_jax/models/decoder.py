@@ -13,6 +13,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+import numpy as np
 
 from btr_jax import axes
 from btr_jax import config as config_lib
@@ -20,16 +21,18 @@ from btr_jax.models import attention as attention_lib
 from btr_jax.models import layers
 from btr_jax.models import merging as merging_lib
 
-# Keys and values [rows, heads, length, kv], where the length is that of the
-# tokens so far or that of the memory.
+# Keys and values of the memory.
 KeysValues = tuple[
-  Float[Array, 'rows heads _ kv'], Float[Array, 'rows heads _ kv']
+  Float[Array, 'batch heads memory kv'], Float[Array, 'batch heads memory kv']
 ]
 
+# Keys and values of the tokens so far, with room for the longest answer; a row
+# for each head of each beam of each question. With an axis for heads, XLA's CPU
+# backend copies all of it four times a step.
+Written = tuple[Float[Array, 'rows length kv'], Float[Array, 'rows length kv']]
 
-# Per layer, those of the tokens so far, with room for the longest answer; a row
-# for each beam of each question.
-SelfAttentionCache = tuple[KeysValues, ...]
+# Per layer.
+SelfAttentionCache = tuple[Written, ...]
 
 
 @struct.dataclass
@@ -40,13 +43,30 @@ class Memory:
     form: one of `config.CROSS_ATTENTIONS`.
     states: the memory; None for the form `cached`.
     keys_values: its keys and values; None for the other forms.
+    kernels: for the form `absorbed`, from `Attention.absorbing_kernels`.
     bias: added to the scores: padding, and sizes of merged tokens.
   """
 
   form: str = struct.field(pytree_node=False)
   states: Float[Array, 'batch memory embed'] | None
   keys_values: KeysValues | None
+  kernels: (
+    tuple[Float[Array, 'heads kv embed'], Float[Array, 'heads embed kv']] | None
+  )
   bias: Float[Array, 'batch 1 1 memory']
+
+
+@struct.dataclass
+class Constants:
+  """What every step of decoding reads and none changes.
+
+  Attributes:
+    memories: what each layer attends to.
+    self_bias: of the self-attention: positions, and the future masked.
+  """
+
+  memories: tuple[Memory, ...]
+  self_bias: Float[Array, '1 heads length length']
 
 
 class DecoderLayer(nn.Module):
@@ -107,31 +127,38 @@ class DecoderLayer(nn.Module):
   def step(
     self,
     states: Float[Array, 'batch beams embed'],
-    cache: KeysValues,
+    cache: Written,
     memory: Memory,
     self_bias: Float[Array, '1 heads 1 keys'],
     step: Int[Array, ''],
-  ) -> tuple[Float[Array, 'batch beams embed'], KeysValues]:
+  ) -> tuple[Float[Array, 'batch beams embed'], Written]:
     """One layer over position `step` of each beam."""
     # [batch, beams, embed] -> [batch * beams, 1, embed]: beams share nothing
     # but the memory.
     normed = self.pre_self_attention_layer_norm(states)
     normed = normed.reshape(-1, 1, normed.shape[-1])
-    keys, values = self.self_attention.keys_and_values(normed)
-    write = jax.lax.dynamic_update_slice_in_dim
-    keys = write(cache[0], keys, step, axis=2)
-    values = write(cache[1], values, step, axis=2)
+    new = self.self_attention.keys_and_values(normed)
+    rows, heads, _, kv = new[0].shape
+    cache = tuple(
+      jax.lax.dynamic_update_slice_in_dim(
+        old, latest.reshape(-1, 1, kv), step, axis=1
+      )
+      for old, latest in zip(cache, new, strict=True)
+    )
+    keys, values = (old.reshape(rows, heads, -1, kv) for old in cache)
     update, _ = self.self_attention.attend(normed, keys, values, self_bias)
     states = states + update.reshape(states.shape)
     states = states + self._attend_to(memory, states)
     states = states + self.mlp(self.pre_mlp_layer_norm(states))
-    return layers.constrain_states(states), (keys, values)
+    return layers.constrain_states(states), cache
 
   def _attend_to(self, memory, states):
     attention = self.encoder_decoder_attention
     queries = self.pre_cross_attention_layer_norm(states)
     if memory.form == 'absorbed':
-      return attention.attend_absorbed(queries, memory.states, memory.bias)
+      return attention.attend_absorbed(
+        queries, memory.states, memory.bias, memory.kernels
+      )
     if memory.form == 'cached':
       keys, values = memory.keys_values
     else:
@@ -145,10 +172,11 @@ class DecoderLayer(nn.Module):
     form: str,
   ) -> Memory:
     """What `step` attends to, all work done that can be done beforehand."""
+    attention = self.encoder_decoder_attention
     if form == 'cached':
-      keys_values = self.encoder_decoder_attention.keys_and_values(memory)
-      return Memory(form, None, keys_values, bias)
-    return Memory(form, memory, None, bias)
+      return Memory(form, None, attention.keys_and_values(memory), None, bias)
+    kernels = attention.absorbing_kernels() if form == 'absorbed' else None
+    return Memory(form, memory, None, kernels, bias)
 
 
 class Decoder(nn.Module):
@@ -186,6 +214,13 @@ class Decoder(nn.Module):
     logits = layers.constrain(logits, axes.BATCH, axes.LENGTH, axes.VOCAB)
     return logits.astype(jnp.float32)
 
+  def _self_bias(self, length):
+    positions = np.arange(length, dtype=np.int32)
+    causal = jnp.where(
+      positions[None, :] <= positions[:, None], 0.0, attention_lib.MASKED
+    )
+    return self.relpos_bias(positions, positions) + causal[None, None]
+
   def __call__(
     self,
     memory: Float[Array, 'batch memory embed'],
@@ -194,12 +229,7 @@ class Decoder(nn.Module):
     deterministic: bool = True,
   ) -> Float[Array, 'batch length vocab']:
     """Logits for all positions at once (teacher forcing)."""
-    length = input_tokens.shape[1]
-    positions = jnp.arange(length, dtype=jnp.int32)
-    causal = jnp.where(
-      positions[None, :] <= positions[:, None], 0.0, attention_lib.MASKED
-    )
-    self_bias = self.relpos_bias(positions, positions) + causal[None, None]
+    self_bias = self._self_bias(input_tokens.shape[1])
     cross_bias = attention_lib.padding_bias(memory_mask)
     states = self.token_embedder(input_tokens)
     states = self.dropout(states, deterministic=deterministic)
@@ -218,7 +248,7 @@ class Decoder(nn.Module):
     max_length: int,
     inference: config_lib.InferenceConfig,
     tokens: merging_lib.Tokens | None = None,
-  ) -> tuple[SelfAttentionCache, tuple[Memory, ...]]:
+  ) -> tuple[SelfAttentionCache, Constants]:
     """What decoding begins with.
 
     Args:
@@ -229,16 +259,13 @@ class Decoder(nn.Module):
       tokens: what the memory stands for; needed to merge across passages.
 
     Returns:
-      The empty cache of the beams' self-attention, and per layer the memory.
+      The empty cache of the beams' self-attention, and what all steps read.
     """
     cfg = self.config
-    rows = memory.shape[0] * inference.num_beams
+    rows = memory.shape[0] * inference.num_beams * cfg.num_heads
     zeros = layers.constrain(
-      jnp.zeros(
-        (rows, cfg.num_heads, max_length, cfg.head_dim), jnp.dtype(cfg.dtype)
-      ),
+      jnp.zeros((rows, max_length, cfg.head_dim), jnp.dtype(cfg.dtype)),
       axes.BATCH,
-      axes.HEADS,
       axes.LENGTH,
       axes.KV,
     )
@@ -251,7 +278,9 @@ class Decoder(nn.Module):
         strict=True,
       )
     )
-    return tuple((zeros, zeros) for _ in self.layers), memories
+    # Here and not at every step, where it would be many small operations.
+    constants = Constants(memories, self._self_bias(max_length))
+    return tuple((zeros, zeros) for _ in self.layers), constants
 
   def _memories(self, memory, memory_mask, merging, tokens):
     """Memory and bias of each layer; merged from one layer to the next."""
@@ -276,18 +305,19 @@ class Decoder(nn.Module):
   def step(
     self,
     cache: SelfAttentionCache,
-    memories: tuple[Memory, ...],
+    constants: Constants,
     tokens: Int[Array, 'batch beams'],
     step: Int[Array, ''],
   ) -> tuple[Float[Array, 'batch beams vocab'], SelfAttentionCache]:
     """Feeds one token per beam and returns the logits of the next."""
-    positions = jnp.arange(cache[0][0].shape[2], dtype=jnp.int32)
-    future = jnp.where(positions <= step, 0.0, attention_lib.MASKED)
-    self_bias = self.relpos_bias(step[None], positions)
-    self_bias = self_bias + future[None, None, None]
+    self_bias = jax.lax.dynamic_slice_in_dim(
+      constants.self_bias, step, 1, axis=2
+    )
     states = self.token_embedder(tokens)
     written = []
-    for layer, own, memory in zip(self.layers, cache, memories, strict=True):
+    for layer, own, memory in zip(
+      self.layers, cache, constants.memories, strict=True
+    ):
       states, own = layer.step(states, own, memory, self_bias, step)
       written.append(own)
     return self._logits(states, deterministic=True), tuple(written)

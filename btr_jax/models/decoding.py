@@ -81,7 +81,8 @@ def beam_search(
   Args:
     step_fn: (state, tokens [batch, beams], step) -> (logits [batch, beams,
       vocab], state).
-    state: arrays [batch * beams, ...], reordered as beams change places.
+    state: arrays whose first axis counts batch, beams, and perhaps more, in
+      this order; reordered as beams change places.
     batch: number of questions.
     max_length: tokens at most, end of sequence included.
     num_beams: beginnings kept.
@@ -98,7 +99,7 @@ def beam_search(
     return scores / jnp.float32(length) ** length_penalty
 
   def reorder(leaf, parents):
-    by_beam = leaf.reshape((batch, num_beams) + leaf.shape[1:])
+    by_beam = leaf.reshape(batch, num_beams, -1)
     return by_beam[rows, parents].reshape(leaf.shape)
 
   def unfinished(carry):

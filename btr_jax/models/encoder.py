@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax import struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+import numpy as np
 
 from btr_jax import config as config_lib
 from btr_jax.models import attention as attention_lib
@@ -124,7 +125,7 @@ class Encoder(nn.Module):
 
   def _bias(self, mask):
     # Bias and padding mask in one array, computed once for all layers.
-    positions = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    positions = np.arange(mask.shape[1], dtype=np.int32)
     position_bias = self.relpos_bias(positions, positions)
     return position_bias + attention_lib.padding_bias(mask)
 

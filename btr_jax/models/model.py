@@ -399,13 +399,13 @@ class BtrModel:
     inference = self.inference if inference is None else inference
     batch = encoded.states.shape[0]
     variables = self.variables(params)
-    cache, memories = self.module.apply(
+    cache, constants = self.module.apply(
       variables, encoded, max_length, inference, method='start_decoding'
     )
 
     def step_fn(cache, tokens, step):
       return self.module.apply(
-        variables, cache, memories, tokens, step, method='decode_step'
+        variables, cache, constants, tokens, step, method='decode_step'
       )
 
     if inference.num_beams > 1:

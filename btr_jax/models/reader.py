@@ -231,7 +231,7 @@ class Reader(nn.Module):
     encoded: Encoded,
     max_length: int,
     inference: config_lib.InferenceConfig,
-  ) -> tuple[decoder_lib.SelfAttentionCache, tuple[decoder_lib.Memory, ...]]:
+  ) -> tuple[decoder_lib.SelfAttentionCache, decoder_lib.Constants]:
     """What decoding begins with; see `Decoder.start`."""
     return self.decoder.start(
       encoded.states, encoded.mask, max_length, inference, encoded.tokens
@@ -240,9 +240,9 @@ class Reader(nn.Module):
   def decode_step(
     self,
     cache: decoder_lib.SelfAttentionCache,
-    memories: tuple[decoder_lib.Memory, ...],
+    constants: decoder_lib.Constants,
     tokens: Int[Array, 'batch beams'],
     step: Int[Array, ''],
   ) -> tuple[Float[Array, 'batch beams vocab'], decoder_lib.SelfAttentionCache]:
     """Logits of the next token of each beam."""
-    return self.decoder.step(cache, memories, tokens, step)
+    return self.decoder.step(cache, constants, tokens, step)

@@ -25,9 +25,8 @@ import safetensors.flax
 from btr_jax import config as config_lib
 from btr_jax.data import records
 from btr_jax.data import vocabulary as vocabulary_lib
-from btr_jax.models import frozen
+from btr_jax.models import frozen, quantized
 from btr_jax.models import model as model_lib
-from btr_jax.models import quantized
 
 FORMAT_VERSION = 1
 READER_FILE = 'reader.json'

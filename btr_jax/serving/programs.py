@@ -153,10 +153,13 @@ class Programs:
     with self._compiling:
       if key not in self._executables:
         start = time.perf_counter()
-        function = jax.jit(getattr(self, name))
-        self._executables[key] = function.lower(self.params, inputs).compile()
+        self._executables[key] = self.lower(name, inputs).compile()
         self.compile_seconds += time.perf_counter() - start
       return self._executables[key]
+
+  def lower(self, name: str, inputs: Any) -> jax.stages.Lowered:
+    """The program before it is compiled, kept nowhere; as `compiled`."""
+    return jax.jit(getattr(self, name)).lower(self.params, inputs)
 
   def run(self, name: str, inputs: Any) -> Any:
     """Runs a program; returns at once, with arrays that are being computed."""

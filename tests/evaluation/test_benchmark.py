@@ -145,6 +145,59 @@ def test_turns_rotate_and_all_get_the_same():
   assert len(times['b'].wall) == len(times['b'].processor) == 2
 
 
+class Clock:
+  """Time that passes by sleeping, and processor time as told."""
+
+  def __init__(self, used):
+    self.now = 0.0
+    self._used = iter(used)
+
+  def perf_counter(self):
+    return self.now
+
+  def process_time(self):
+    return next(self._used)
+
+  def sleep(self, seconds):
+    self.now += seconds
+
+
+def test_settling_waits_while_anything_is_computed(monkeypatch):
+  clock = Clock([0.0, 0.002, 0.003, 0.0031, 9.0])
+  monkeypatch.setattr(benchmark, 'time', clock)
+  benchmark.settle(pause=0.002)
+  assert clock.now == pytest.approx(3 * 0.002)
+  clock = Clock(float(i) for i in range(100))
+  monkeypatch.setattr(benchmark, 'time', clock)
+  benchmark.settle(pause=0.002, limit=0.01)
+  assert clock.now == pytest.approx(0.01)
+
+
+def test_what_a_program_does_after_its_answer_is_its_own(monkeypatch):
+  """Freeing memory: in its processor time, in nobody's wall time."""
+  clock = Clock([0.0, 1.5])
+  monkeypatch.setattr(benchmark, 'time', clock)
+  monkeypatch.setattr(benchmark, 'settle', lambda: clock.sleep(7.0))
+
+  class Fake:
+    compile_seconds = 0.0
+
+    def look_up(self, questions, numbers):
+      clock.sleep(0.25)
+      return questions
+
+    def read(self, batch):
+      clock.sleep(1.0)
+      return batch
+
+  asked = np.array([0]), np.array([0])
+  times = benchmark.take_turns(
+    {'a': Fake()}, lambda: asked, repeats=1, warm_ups=0
+  )['a']
+  assert (times.wall, times.look_up) == ([1.25], [0.25])
+  assert times.processor == [1.5]
+
+
 def test_products_in_loops():
   def looped(x, w):
     def body(_, x):

@@ -31,14 +31,16 @@ def _forced(model, params, batch, form, beams=1):
 
     inputs = batch['decoder_input_tokens']
     encoded = model.encode(params, batch)
-    cache, memories = apply(
+    cache, constants = apply(
       encoded, inputs.shape[1], inference, method='start_decoding'
     )
 
     def feed(cache, numbered):
       step, tokens = numbered
       tokens = jnp.repeat(tokens[:, None], beams, axis=1)
-      logits, cache = apply(cache, memories, tokens, step, method='decode_step')
+      logits, cache = apply(
+        cache, constants, tokens, step, method='decode_step'
+      )
       return cache, logits
 
     steps = jnp.arange(inputs.shape[1], dtype=jnp.int32)
@@ -117,28 +119,54 @@ def test_absorbed_while_it_is_less_work():
     config_lib.InferenceConfig(length_penalty=-1.0)
 
 
+def _program(reader, form):
+  """Text of the whole program, before optimisation that might hide things."""
+  model, params, batch = reader
+  inference = config_lib.InferenceConfig(form)
+
+  def answer(params, batch):
+    encoded = model.encode(params, batch)
+    return model.decode(params, encoded, inference=inference)
+
+  return jax.jit(answer).lower(params, batch).as_text('hlo')
+
+
 @pytest.mark.parametrize('form', ['cached', 'absorbed'])
 def test_nothing_is_projected_inside_the_loop(reader, form):
-  """Before any optimisation that might hide it."""
-  model, params, batch = reader
   # As many numbers as the memory, heads x dimensions being embed here.
+  model = reader[0]
   limits = model.limits
   length = limits.question_length + limits.passage_length
   memory = limits.num_passages * length
   projection = 16 * memory * model.config.embed_dim
 
   def projections(form):
-    inference = config_lib.InferenceConfig(form)
-
-    def answer(params, batch):
-      encoded = model.encode(params, batch)
-      return model.decode(params, encoded, inference=inference)
-
-    text = jax.jit(answer).lower(params, batch).as_text('hlo')
-    sizes = cost.products_in_loops(text)
+    sizes = cost.products_in_loops(_program(reader, form))
     assert len(sizes) > 10  # It does see the decoder's own products.
     return sum(size >= projection for size in sizes)
 
   assert projections(form) == 0
   # The same reader re-projecting shows two of them per decoder layer.
   assert projections('reproject') == 2 * model.config.num_decoder_layers
+
+
+def test_absorption_turns_no_weights_around_inside_the_loop(small_model):
+  model = small_model(1, embed_dim=64)
+  shapes = jax.eval_shape(
+    lambda: model.get_initial_variables(jax.random.key(0), model.input_shapes())
+  )['params']
+  batch = {
+    name: jax.ShapeDtypeStruct(shape, jnp.int32)
+    for name, shape in (
+      ('question_tokens', (1, model.limits.question_length)),
+      ('passage_tokens', (1, 3, model.limits.passage_length)),
+    )
+  }
+  sizes = cost.transpositions_in_loops(
+    _program((model, shapes, batch), 'absorbed')
+  )
+  kernel = (
+    model.config.embed_dim * model.config.num_heads * (model.config.head_dim)
+  )
+  # It does see those of queries, which are small.
+  assert sizes and max(sizes) < kernel

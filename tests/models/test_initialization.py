@@ -56,7 +56,7 @@ def test_one_head_looks_back_and_one_ahead(small_model, mimetic):
   from btr_jax.models import attention
 
   bias = attention.RelativePositionBias(2, 32, 128, bidirectional=True)
-  positions = jnp.arange(9, dtype=jnp.int32)
+  positions = np.arange(9, dtype=np.int32)
   scores = bias.apply(
     {'params': mimetic['encoder']['relpos_bias']}, positions, positions
   )[0]

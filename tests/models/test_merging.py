@@ -129,7 +129,7 @@ def test_both_readings_of_line_5(reading, expected):
 def test_bias_of_kept_positions():
   """Gathered for positions 0..n-1 it is the bias as it always was."""
   bias = attention_lib.RelativePositionBias(2, 8, 10, bidirectional=True)
-  columns = jnp.arange(9, dtype=jnp.int32)
+  columns = np.arange(9, dtype=np.int32)
   variables = bias.init(jax.random.key(0), columns, columns)
   full = bias.apply(variables, columns, columns)
   positions = jnp.asarray([[0, 1, 2, 3], [2, 2, 5, 8]], jnp.int32)
@@ -233,11 +233,11 @@ def test_merging_across_passages_shrinks_the_memory(reader):
   encoded, (_, scores) = _read(model, params, batch, inference)
 
   def lengths():
-    _, memories = model.module.apply(
+    _, constants = model.module.apply(
       {'params': params}, encoded, 4, inference, method='start_decoding'
     )
-    assert [m.form for m in memories] == ['absorbed'] * 4
-    return [m.bias for m in memories]
+    assert [m.form for m in constants.memories] == ['absorbed'] * 4
+    return [m.bias for m in constants.memories]
 
   found = [bias.shape[-1] for bias in jax.eval_shape(lengths)]
   full = encoded.states.shape[1]
