@@ -79,7 +79,7 @@ def make_parser() -> common.Parser:
     'benchmark-accelerator',
     'Runs `btr benchmark` for the figures of base and large, in the order of '
     'their importance, and stops in time.',
-    'sh tools/benchmark_accelerator.sh results --budget 540',
+    'btr benchmark-accelerator results --budget 540',
   )
   add = parser.add_argument
   add('output', help='folder for the records')

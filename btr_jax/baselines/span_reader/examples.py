@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import os
 from typing import Any
 
-from btr_jax.data.benchmarks import contexts, files, open_qa, problems, rows
+from btr_jax.data import problems
+from btr_jax.data.benchmarks import contexts, files, open_qa, rows
 from btr_jax.data.records import Context, Record
 
 
