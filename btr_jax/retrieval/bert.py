@@ -210,7 +210,8 @@ def input_states(
   stop = first_position + token_ids.shape[1]
   places = params['positions'][first_position:stop]
   places = places + params['types'][segment][None, :]
-  states = params['words'][token_ids] + places[None]
+  # Parameters may be NumPy arrays, straight from a file.
+  states = jnp.asarray(params['words'][token_ids] + places[None])
   return _norm(states, params['norm'], config.norm_epsilon)
 
 
