@@ -1,1 +1,0 @@
-"""DensePhrases: answers are found as phrases of the corpus, nothing is read."""
