@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import pathlib
+import shlex
 
 from btr_jax import config as config_lib
 from btr_jax.evaluation.study import settings
