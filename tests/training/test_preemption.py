@@ -91,7 +91,8 @@ def test_a_killed_run_keeps_its_last_good_checkpoint(
   assert train_server.wait(pid) == 0, output.read_text()
   whole = restored(tmp_path / 'whole' / 'stage1', abstract, tmp_path)
   state = restored(folder, abstract, tmp_path)
-  assert int(state.step) == int(whole.step) == before > KILLS // 2
+  # Every other kill waited for a step; how many more there are, time decides.
+  assert int(state.step) == int(whole.step) == before >= KILLS // 2
   for name, leaf in state_lib.flatten(state.params).items():
     np.testing.assert_array_equal(
       partitioning.to_host(leaf), state_lib.flatten(whole.params)[name]
