@@ -1,7 +1,7 @@
 """The words for array axes, and how logical axes map onto the device mesh.
 
 The names are T5X's (`t5x/partitioning.py`), so that its rules, checkpoints and
-Adafactor know them; the two that BTR adds are `passages` and `bits`.
+Adafactor know them; added here are `passages`, `bits` and `rank`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ MLP = 'mlp'
 VOCAB = 'vocab'
 RELPOS_BUCKETS = 'relpos_buckets'
 BITS = 'bits'
+RANK = 'rank'
 
 MESH_AXES = ('data', 'model')
 
@@ -34,4 +35,5 @@ LOGICAL_AXIS_RULES = (
   (VOCAB, 'model'),
   (RELPOS_BUCKETS, None),
   (BITS, None),
+  (RANK, None),
 )

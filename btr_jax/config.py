@@ -20,6 +20,8 @@ CROSS_ATTENTIONS = ('reproject', 'cached', 'absorbed')
 MERGE_READINGS = ('every', 'except')
 DTYPES = ('float32', 'bfloat16')
 SCALE_BITS = (8, 16)
+BITS_PER_DIM = (1, 2, 4, 8)
+WINDOWS = (0, 1, 2)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -50,9 +52,13 @@ class CodecConfig:
     kind: `calibrated` (the paper's), `residual` (signs of the rotated residual
       to a prediction from the token id), `sign` (uncalibrated, for
       comparison), `float` (bfloat16, DeFormer's cache).
-    num_bits: bits per token of the residual codec, a multiple of 8 and at most
-      the embedding size; None takes one bit per dimension. Other codecs keep
-      every dimension.
+    num_bits: bits per token of the residual codec, a multiple of 8; None keeps
+      all dimensions. Fewer keep the directions that tell most. Other codecs
+      keep every dimension.
+    bits_per_dim: bits of each direction that the residual codec keeps: 1 its
+      sign, 2, 4 or 8 a level.
+    window: neighbours on each side whose token ids, with the token's own,
+      predict what the residual codec need not store.
     scale_bits: of the token's scale, 16 (bfloat16, 0.2 % off at most) or 8
       (its logarithm, 2.2 %), in the calibrated and the residual codec.
   """
@@ -60,9 +66,23 @@ class CodecConfig:
   kind: str = 'residual'
   num_bits: int | None = None
   scale_bits: int = 16
+  bits_per_dim: int = 1
+  window: int = 0
 
   def __post_init__(self):
     check_choice('codec.kind', self.kind, CODECS)
+    for name, plain, allowed in (
+      ('bits_per_dim', 1, BITS_PER_DIM),
+      ('window', 0, WINDOWS),
+    ):
+      value = getattr(self, name)
+      if value not in allowed:
+        raise ValueError(f'codec.{name} is {value}; expected one of {allowed}.')
+      if value != plain and self.kind != 'residual':
+        raise ValueError(
+          f'codec.{name}={value} has no meaning for codec {self.kind!r}; leave '
+          f'it {plain} or use the residual codec.'
+        )
     if self.scale_bits not in SCALE_BITS:
       raise ValueError(
         f'codec.scale_bits is {self.scale_bits}; expected one of {SCALE_BITS}.'
@@ -147,10 +167,12 @@ class ReaderConfig:
         f'embed_dim is {self.embed_dim}; expected a multiple of 8, because '
         'the bits of a token are packed into whole bytes.'
       )
-    if (self.codec.num_bits or 0) > self.embed_dim:
+    most = self.embed_dim * self.codec.bits_per_dim
+    if (self.codec.num_bits or 0) > most:
       raise ValueError(
-        f'codec.num_bits is {self.codec.num_bits}; expected at most '
-        f'embed_dim={self.embed_dim}.'
+        f'codec.num_bits is {self.codec.num_bits}; expected at most {most}: '
+        f'embed_dim={self.embed_dim} times '
+        f'codec.bits_per_dim={self.codec.bits_per_dim}.'
       )
 
   def to_dict(self) -> dict[str, Any]:
@@ -159,8 +181,10 @@ class ReaderConfig:
     # A run may go on with another `remat`, and a cache is read with any.
     del values['remat']
     # Younger than the first caches: their readers are what they were.
-    if self.codec.scale_bits == 16:
-      del values['codec']['scale_bits']
+    codec = values['codec']
+    for name in ('scale_bits', 'bits_per_dim', 'window'):
+      if codec[name] == getattr(CodecConfig, name):
+        del codec[name]
     return values
 
   @classmethod

@@ -18,7 +18,8 @@ from btr_jax.evaluation import task_metrics
 from btr_jax.tasks import preprocessors, sources, vocabularies
 
 VOCABULARY = vocabularies.LazyVocabulary(
-  lambda: task_files.vocabulary(table.BENCHMARKS)
+  lambda: task_files.vocabulary(table.BENCHMARKS),
+  lambda: task_files.extra_ids(table.BENCHMARKS),
 )
 OUTPUT_FEATURES = {
   'inputs': seqio.Feature(VOCABULARY, add_eos=False),

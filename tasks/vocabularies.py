@@ -8,18 +8,28 @@ import seqio
 class LazyVocabulary(seqio.SentencePieceVocabulary):
   """Asks for its model file at each use, so that importing a task is cheap."""
 
-  def __init__(self, find: Callable[[], str], extra_ids: int = 100):
-    """Takes what gives the path; it raises where there is none."""
+  def __init__(
+    self,
+    find: Callable[[], str],
+    find_extra_ids: Callable[[], int] = lambda: 100,
+  ):
+    """Takes what gives the path, which raises where there is none, and the
+    number of sentinels."""
     self._find = find
-    super().__init__('', extra_ids=extra_ids)
+    self._find_extra_ids = find_extra_ids
+    super().__init__('', extra_ids=100)
 
   @property
   def sentencepiece_model_file(self) -> str:
-    path = self._find()
-    if path != self._sentencepiece_model_file:
-      self._sentencepiece_model_file = path
+    path, extra_ids = self._find(), self._find_extra_ids()
+    if (path, extra_ids) != (self._sentencepiece_model_file, self._extra_ids):
+      self._sentencepiece_model_file, self._extra_ids = path, extra_ids
       self._model = None  # of another file
     return path
+
+  @property
+  def extra_ids(self) -> int:
+    return self._find_extra_ids()
 
   def _model_context(self):
     self.sentencepiece_model_file  # noqa: B018 (resolves the path)

@@ -41,6 +41,10 @@ COMMANDS = {
     'btr_jax.tools.prepare_batches',
     'examples of a task as arrays, with the codes of their passages',
   ),
+  'study-codes': (
+    'btr_jax.tools.study_codes',
+    "what each code loses of a reader's states, by bytes per token",
+  ),
   'benchmark-data': (
     'btr_jax.tools.benchmark_data',
     'examples per second of the input pipeline of training',

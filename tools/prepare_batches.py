@@ -6,6 +6,7 @@ the layers above the split without running those below it.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 import itertools
 import json
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 
 from btr_jax import config as config_lib
+from btr_jax.data.benchmarks import table, task_files
 from btr_jax.models import reader_files
 from btr_jax.tools import common, progress
 from btr_jax.training import sources
@@ -44,6 +46,21 @@ def make_parser() -> common.Parser:
     help='module that registers it (btr_jax.tasks.NAME, up to the first "_")',
   )
   add('--split', default='train', help='train, validation or test (train)')
+  add(
+    '--questions',
+    help='file of questions with passages, for the tasks of docs/tasks.md '
+    '(`btr prepare-questions` and `btr retrieve` write such files)',
+  )
+  add(
+    '--vocabulary',
+    help='SentencePiece model, with --questions (that of --reader)',
+  )
+  add(
+    '--extra-ids',
+    type=int,
+    default=100,
+    help='sentinels behind the pieces of --vocabulary (100)',
+  )
   add(
     '--examples',
     type=common.positive,
@@ -163,6 +180,36 @@ def _check_codes_file(path: pathlib.Path, fingerprint: str | None) -> None:
     )
 
 
+def _source(
+  arguments: argparse.Namespace, reader: reader_files.LoadedReader | None
+) -> sources.SeqioSource:
+  """The task, and with --questions the file that it reads."""
+  name = arguments.task
+  known = name in table.BENCHMARKS
+  module = arguments.task_module or (
+    f'btr_jax.tasks.{name if known else name.split("_")[0]}'
+  )
+  if not arguments.questions:
+    return sources.SeqioSource(name, module)
+  if not known:
+    raise common.UserError(
+      f'--questions has no meaning for --task {name}; expected one of '
+      f'{", ".join(table.BENCHMARKS)}.'
+    )
+  vocabulary, extra_ids = arguments.vocabulary, arguments.extra_ids
+  if vocabulary is None and reader is not None:
+    vocabulary = reader.vocabulary.path
+    extra_ids = reader.vocabulary.num_extra_ids
+  files = task_files.TaskFiles(
+    name,
+    questions={arguments.split: arguments.questions},
+    vocabulary=vocabulary,
+    extra_ids=extra_ids,
+    num_passages=arguments.num_passages,
+  )
+  return sources.SeqioSource(name, module, files)
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
   arguments = make_parser().parse_args(argv)
@@ -179,10 +226,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.answer_length,
     arguments.num_passages,
   )
-  module = arguments.task_module or (
-    f'btr_jax.tasks.{arguments.task.split("_")[0]}'
-  )
-  source = sources.SeqioSource(arguments.task, module)
+  source = _source(arguments, reader)
   folder = pathlib.Path(arguments.output)
   codes_file = folder / sources.CODES_FILE
   _check_codes_file(codes_file, reader and reader.fingerprint)

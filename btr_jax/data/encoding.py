@@ -29,11 +29,14 @@ def question_ids(
   Raises:
     ValueError: the question is empty, or `length` leaves it no room.
   """
-  ids = vocabulary.encode(prompts.format_question(question))
+  ids = vocabulary.encode(
+    prompts.format_question(question, vocabulary.has_sentinels)
+  )
   if len(ids) <= length:
     return ids
   frame = vocabulary.encode('question:')
-  ending = vocabulary.encode(f'answer: {prompts.SENTINEL}')
+  sentinel = f' {prompts.SENTINEL}' if vocabulary.has_sentinels else ''
+  ending = vocabulary.encode(f'answer:{sentinel}')
   if length <= len(frame) + len(ending):
     raise ValueError(
       f'question_length is {length}; the words around a question alone take '
@@ -72,8 +75,14 @@ def passage_ids(
 def answer_ids(
   vocabulary: vocabulary_lib.Vocabulary, answer: str, length: int
 ) -> list[int]:
-  """Token ids of the target with eos, cut on the right to fit."""
-  ids = vocabulary.encode(prompts.format_answer(answer))
+  """Token ids of the target with eos, cut on the right to fit.
+
+  Readers that never saw sentinels (Flan-T5) have a vocabulary without them;
+  question and answer then end and begin without one.
+  """
+  ids = vocabulary.encode(
+    prompts.format_answer(answer, vocabulary.has_sentinels)
+  )
   return [*ids[: length - 1], vocabulary.eos_id]
 
 

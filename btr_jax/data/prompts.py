@@ -6,7 +6,7 @@ LETTERS = 'ABCD'
 SENTINEL = '<extra_id_0>'
 
 
-def format_question(question: str) -> str:
+def format_question(question: str, sentinel: bool = True) -> str:
   """'question: {q} answer: <extra_id_0>'.
 
   Raises:
@@ -15,7 +15,8 @@ def format_question(question: str) -> str:
   question = ' '.join(question.split())
   if not question:
     raise ValueError('The question is empty; expected some text.')
-  return f'question: {question} answer: {SENTINEL}'
+  text = f'question: {question} answer:'
+  return f'{text} {SENTINEL}' if sentinel else text
 
 
 def format_choices(question: str, choices: Sequence[str]) -> str:
@@ -36,9 +37,10 @@ def format_passage(title: str, text: str) -> str:
   return ' '.join(f'title: {title} context: {text}'.split())
 
 
-def format_answer(answer: str) -> str:
+def format_answer(answer: str, sentinel: bool = True) -> str:
   """'<extra_id_0> {answer}'; eos follows as a token."""
-  return f'{SENTINEL} {" ".join(answer.split())}'
+  text = ' '.join(answer.split())
+  return f'{SENTINEL} {text}' if sentinel else text
 
 
 def parse_answer(text: str) -> str:

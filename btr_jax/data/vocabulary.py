@@ -14,7 +14,7 @@ from typing import SupportsInt
 
 import sentencepiece
 
-from btr_jax.data import records
+from btr_jax.data import prompts, records
 
 PAD_ID = 0
 EOS_ID = 1
@@ -94,6 +94,13 @@ class Vocabulary:
     """sha256 that changes with the model file and the number of sentinels."""
     text = f'{self._file_hash}:{self.num_extra_ids}'
     return hashlib.sha256(text.encode()).hexdigest()
+
+  @property
+  def has_sentinels(self) -> bool:
+    """Whether "<extra_id_0>" is a token, added here or in the file."""
+    # SeqIO's have the mark of a word before them, those in a file may not.
+    names = (f'▁{prompts.SENTINEL}', prompts.SENTINEL)
+    return any(self._processor.PieceToId(name) != UNK_ID for name in names)
 
   def extra_id(self, index: int) -> int:
     """The id of "<extra_id_{index}>".

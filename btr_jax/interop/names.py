@@ -17,6 +17,7 @@ from btr_jax.interop.checkpoint import (
   check_tensors,
   same_bits,
 )
+from btr_jax.models import codecs
 
 Shape = tuple[int, ...]
 
@@ -66,13 +67,16 @@ def _codec_shapes(config: config_lib.ReaderConfig) -> dict[str, Shape]:
   if config.codec.kind == 'float':
     return {}
   if config.codec.kind == 'residual':
-    bits = config.codec.num_bits or embed
+    directions = codecs.kept_directions(config)
+    tables = ['table']
+    tables += map(
+      codecs.neighbour_name, codecs.neighbour_offsets(config.codec.window)
+    )
     return {
       'codec/deviation': (embed,),
-      'codec/level': (bits,),
-      'codec/rotation': (embed, bits),
-      'codec/table': (config.vocab_size, embed),
-    }
+      'codec/level': (directions,),
+      'codec/rotation': (embed, directions),
+    } | {f'codec/{table}': (config.vocab_size, embed) for table in tables}
   return {
     'codec/recovery/bias': (embed,),
     'codec/recovery/kernel': (embed,) * 2,

@@ -76,9 +76,13 @@ def model(
       not fit the reader.
   """
   check_stage(stage)
-  if recipe is not None and not recipe.train_lower:
+  partial = recipe is not None and (
+    not recipe.train_lower or recipe.adapter_rank
+  )
+  if partial:
     raise ValueError(
-      'TRAIN_LOWER is False; T5X trains all layers. Expected TRAIN_LOWER=True, '
+      f'TRAIN_LOWER is {recipe.train_lower} and ADAPTER_RANK '
+      f'{recipe.adapter_rank}; T5X trains all parameters. Expected True and 0, '
       'or the trainer of this package: python -m btr_jax.train.'
     )
   vocabulary = vocabulary_lib.Vocabulary(*check_source(data).vocabulary_file())

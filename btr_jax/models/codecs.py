@@ -20,10 +20,11 @@ from flax import linen as nn
 from flax import struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
+import numpy as np
 
 from btr_jax import axes
 from btr_jax import config as config_lib
-from btr_jax.models import layers, scale_code, straight_through
+from btr_jax.models import layers, levels, scale_code, straight_through
 
 # The norm's weight divides in the calibrated codec's scale recovery.
 _SMALLEST_NORM_SCALE = 1e-3
@@ -64,16 +65,27 @@ class CodecLayout:
 
 def codec_layout(config: config_lib.ReaderConfig) -> CodecLayout:
   """Bytes per token of the configured codec, without building it."""
-  kind = config.codec.kind
+  kind, bits_per_dim = config.codec.kind, config.codec.bits_per_dim
   bits_bytes = {
     'float': 2 * config.embed_dim,
     'sign': config.embed_dim // 8,
     'calibrated': config.embed_dim // 8,
-    'residual': (config.codec.num_bits or config.embed_dim) // 8,
+    'residual': kept_directions(config) * bits_per_dim // 8,
   }[kind]
   one = config.codec.scale_bits // 8
   scale_bytes = {'float': 0, 'sign': 0, 'calibrated': one, 'residual': one + 1}
-  return CodecLayout(kind, bits_bytes, scale_bytes[kind])
+  # Levels of several bits are no vectors of signs: what works on signs, such
+  # as merging by Hamming distance, knows them by their name.
+  name = kind if bits_per_dim == 1 else f'{kind}_{bits_per_dim}bit'
+  return CodecLayout(name, bits_bytes, scale_bytes[kind])
+
+
+def kept_directions(config: config_lib.ReaderConfig) -> int:
+  """Directions that the residual codec keeps of a token."""
+  num_bits = config.codec.num_bits
+  if num_bits is None:
+    return config.embed_dim
+  return num_bits // config.codec.bits_per_dim
 
 
 def _pack_signs(values):
@@ -268,51 +280,62 @@ class CalibratedCodec(SignCodec):
 
 
 class ResidualCodec(TokenCodec):
-  """Signs of the rotated residual to a prediction from the token id.
+  """Signs (or levels) of the rotated residual to a prediction from token ids.
 
   On u = x / rms(x) / deviation, where every dimension has unit deviation:
 
-    z = (u - table[token id]) @ rotation       the first `num_bits` directions
-    s = mean(|z| / level)                      one byte per token
-    b = sign(z)
-    u_hat = table[token id] + (b * level * s) @ rotation^T
+    p = table[token id]                 plus, with codec.window, what the ids
+                                        of the neighbours say, a table each
+    z = (u - p) @ rotation              the directions that tell most
+    s = mean(|z| / level)               one byte per token
+    b = sign(z)                         or the level nearest to z / level / s
+    u_hat = p + (b * level * s) @ rotation^T
 
-  The table, rotation (orthogonal at the start), levels and deviations start
+  Tables, rotation (orthogonal at the start), levels and deviations start
   from the corpus's statistics (`models/codec_fit.py`) and are trained on.
   Stored: the bits, rms(x) in two bytes (or one, codec.scale_bits), s in one.
   """
 
   def setup(self):
     cfg = self.config
-    num_bits = cfg.codec.num_bits or cfg.embed_dim
+    directions = kept_directions(cfg)
+    self._bits = cfg.codec.bits_per_dim
 
     def param(name, init, shape, names):
       return layers.param_with_axes(
         name, init, shape, jnp.float32, axes=names, module=self
       )
 
-    self.table = param(
-      'table',
-      nn.initializers.zeros,
-      (cfg.vocab_size, cfg.embed_dim),
-      (axes.VOCAB, axes.EMBED),
-    )
+    def table(name):
+      shape = (cfg.vocab_size, cfg.embed_dim)
+      names = (axes.VOCAB, axes.EMBED)
+      return param(name, nn.initializers.zeros, shape, names)
+
+    self.table = table('table')
+    self.neighbours = {
+      offset: table(neighbour_name(offset))
+      for offset in neighbour_offsets(cfg.codec.window)
+    }
     self.deviation = param(
       'deviation', nn.initializers.ones, (cfg.embed_dim,), (axes.EMBED,)
     )
     self.rotation = param(
       'rotation',
       nn.initializers.orthogonal(),
-      (cfg.embed_dim, num_bits),
+      (cfg.embed_dim, directions),
       (axes.EMBED, axes.BITS),
     )
     # 0.8 is the mean of |z| for a unit normal z.
+    half_step = 0.8 * levels.HALF_STEP[self._bits]
     self.level = param(
-      'level', nn.initializers.constant(0.8), (num_bits,), (axes.BITS,)
+      'level', nn.initializers.constant(half_step), (directions,), (axes.BITS,)
     )
 
   def _predict(self, token_ids):
-    return jnp.take(self.table, token_ids, axis=0)
+    predicted = jnp.take(self.table, token_ids, axis=0)
+    for offset, table in self.neighbours.items():
+      predicted += jnp.take(table, neighbour_ids(token_ids, offset), axis=0)
+    return predicted
 
   def _whiten(self, states):
     rms = layers.root_mean_square(states)
@@ -330,11 +353,13 @@ class ResidualCodec(TokenCodec):
     whitened, rms = self._whiten(states)
     rotated = jnp.dot(whitened - self._predict(token_ids), self.rotation)
     relative = rotated / layers.over_last_axis(self.level, rotated)
-    amplitude = jnp.mean(jnp.abs(relative), axis=-1, keepdims=True)
+    # How much larger than a usual token's; for one bit the mean itself.
+    usual = 1.0 / levels.HALF_STEP[self._bits]
+    amplitude = jnp.mean(jnp.abs(relative), axis=-1, keepdims=True) / usual
     amplitude = straight_through.round_to_log_code(amplitude)
     scale = [self._stored_rms.round(rms), amplitude]
     return TokenCode(
-      values=straight_through.sign(relative / amplitude),
+      values=levels.quantize(relative / amplitude, self._bits),
       scale=jnp.concatenate(scale, axis=-1),
     )
 
@@ -355,7 +380,8 @@ class ResidualCodec(TokenCodec):
       self._stored_rms.to_bytes(code.scale[..., :1]),
       straight_through.log_code(code.scale[..., 1:]),
     ]
-    return PackedCode(_pack_signs(code.values), jnp.concatenate(scale, axis=-1))
+    bits = levels.pack(code.values, self._bits)
+    return PackedCode(bits, jnp.concatenate(scale, axis=-1))
 
   def unpack(self, packed):
     width = self._stored_rms.num_bytes
@@ -363,13 +389,32 @@ class ResidualCodec(TokenCodec):
       self._stored_rms.from_bytes(packed.scale[..., :width]),
       straight_through.log_decode(packed.scale[..., width:]),
     ]
-    return TokenCode(
-      _unpack_signs(packed.bits), jnp.concatenate(scale, axis=-1)
-    )
+    values = levels.unpack(packed.bits, self._bits)
+    return TokenCode(values, jnp.concatenate(scale, axis=-1))
 
   @property
   def _stored_rms(self):
     return scale_code.of_rms(self.config.codec)
+
+
+def neighbour_offsets(window: int) -> tuple[int, ...]:
+  """Places of the neighbours that predict a token: (-1, 1) for 1."""
+  return tuple(o for o in range(-window, window + 1) if o)
+
+
+def neighbour_name(offset: int) -> str:
+  """Name of a neighbour's table: 'table_before_1', 'table_after_1', ..."""
+  return f'table_{"before" if offset < 0 else "after"}_{abs(offset)}'
+
+
+def neighbour_ids(
+  token_ids: Int[Array | np.ndarray, '*sequences length'], offset: int
+) -> Int[Array, '*sequences length']:
+  """The ids `offset` places on, 0 beyond the ends of a passage."""
+  beyond = jnp.zeros_like(token_ids[..., : abs(offset)])
+  if offset < 0:
+    return jnp.concatenate([beyond, token_ids[..., :offset]], axis=-1)
+  return jnp.concatenate([token_ids[..., offset:], beyond], axis=-1)
 
 
 CODEC_CLASSES = {

@@ -23,6 +23,8 @@ _LAYER = re.compile(r'encoder/layers_(\d+)/(.*)')
 # Read by codecs that work behind the norm of the first upper layer.
 _SPLIT_NORM = 'pre_attention_layer_norm/scale'
 _BELOW = ('token_embedder/', 'encoder/relpos_bias/', 'codec/')
+# Fields of the configuration that matter while a reader is trained only.
+_OF_TRAINING = ('dropout_rate', 'initializer')
 
 
 def is_below_split(name: str, split_layer: int) -> bool:
@@ -67,7 +69,12 @@ def fingerprint(
   Returns:
     Hexadecimal digits, the same for readers that differ above the split only.
   """
-  digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+  described = {
+    name: value
+    for name, value in config.to_dict().items()
+    if name not in _OF_TRAINING
+  }
+  digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
   leaves = jax.tree_util.tree_leaves_with_path(params)
   for name, leaf in sorted((_name(path), leaf) for path, leaf in leaves):
     if is_below_split(name, config.split_layer):

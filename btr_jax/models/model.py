@@ -21,6 +21,7 @@ import numpy as np
 from btr_jax import config as config_lib
 from btr_jax import losses
 from btr_jax.models import (
+  adapters,
   codec_fit,
   codecs,
   decoding,
@@ -48,6 +49,8 @@ class BtrModel:
     stage: which losses: 1 task, 2 task + distillation, 3 task + recovery.
     module: the Linen module, for T5X.
     train_lower: whether the losses reach what cached passages depend on.
+    adapter_rank: of the adapters that alone are trained (`models/adapters.py`);
+      0 for none.
     inference: how `encode` and `decode` run unless they are told otherwise.
     optimizer_def: T5X's optimizer; ours is built by the trainer.
     input_vocabulary: SeqIO vocabulary of questions and passages, for T5X.
@@ -66,6 +69,7 @@ class BtrModel:
     distill_weight: float = 1.0,
     recovery_weight: float = 1.0,
     train_lower: bool = True,
+    adapter_rank: int = 0,
     inference: config_lib.InferenceConfig = config_lib.DEFAULT_INFERENCE,
     input_vocabulary: Any = None,
     output_vocabulary: Any = None,
@@ -93,7 +97,8 @@ class BtrModel:
     self._distill_fraction = distill_fraction
     self._distill_weight = distill_weight
     self._recovery_weight = recovery_weight
-    self.train_lower = train_lower
+    self.train_lower = train_lower and not adapter_rank
+    self.adapter_rank = adapter_rank
     self.inference = inference
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
@@ -147,10 +152,22 @@ class BtrModel:
     if self.config.initializer == 'mimetic':
       params = initialization.mimetic(params, rng, self.config)
     variables = {'params': params, 'params_axes': variables['params_axes']}
+    if self.adapter_rank:
+      variables = self._with_adapters(variables, rng)
     if self.stage == 2:
       variables[TEACHER] = variables['params']
       variables[f'{TEACHER}_axes'] = variables['params_axes']
     return variables
+
+  def _with_adapters(self, variables, rng):
+    params, split_layer = variables['params'], self.config.split_layer
+    names = adapters.adapted_names(params, split_layer)
+    fresh = adapters.initial(params, rng, split_layer, self.adapter_rank)
+    of_axes = adapters.initial_axes(variables['params_axes'], names)
+    return {
+      'params': {**params, adapters.GROUP: fresh},
+      'params_axes': {**variables['params_axes'], adapters.GROUP: of_axes},
+    }
 
   def input_shapes(self, batch_size: int = 1) -> dict[str, tuple[int, ...]]:
     """Shapes of a batch at the configured limits."""
@@ -169,13 +186,17 @@ class BtrModel:
     }
 
   def fit_codec(
-    self, params: Params, passage_batches: Iterable[np.ndarray]
+    self,
+    params: Params,
+    passage_batches: Iterable[np.ndarray],
+    prediction: str = 'both',
   ) -> Params:
     """Starts the codec's parameters from the statistics of a corpus.
 
     Args:
       params: parameters with the lower layers already trained.
       passage_batches: passage tokens [sequences, length], padded with 0.
+      prediction: how token ids predict, see `codec_fit.PREDICTIONS`.
 
     Returns:
       `params` with `codec` replaced for the residual codec; for the others,
@@ -193,8 +214,9 @@ class BtrModel:
     fitted = codec_fit.fit_residual_codec(
       states_of,
       passage_batches,
-      self.config.vocab_size,
-      self.config.codec.num_bits or self.config.embed_dim,
+      self.config,
+      params['token_embedder']['embedding'],
+      prediction,
     )
     return {**params, 'codec': jax.tree.map(jnp.asarray, fitted)}
 
@@ -236,7 +258,7 @@ class BtrModel:
     """The task's loss alone, without dropout; what stages compare by."""
     del flax_mutables
     logits, _ = self.module.apply(
-      {'params': params},
+      {'params': adapters.merged(params)},
       batch['question_tokens'],
       batch['passage_tokens'],
       batch['decoder_input_tokens'],
@@ -263,7 +285,9 @@ class BtrModel:
       dropout_key, choice_rng = jax.random.split(dropout_rng)
       rngs = {'dropout': dropout_key}
     packed = self._packed(batch, self.mode)
-    if not self.train_lower:
+    if self.adapter_rank:
+      params = adapters.only_adapters(params)
+    elif not self.train_lower:
       params = frozen.stop_below_split(params, self.config.split_layer)
     elif packed is not None:
       raise ValueError(
@@ -271,7 +295,7 @@ class BtrModel:
         'would change. Set TRAIN_LOWER=False, or take batches without codes.'
       )
     logits, encoded = self.module.apply(
-      {'params': params},
+      {'params': adapters.merged(params)},
       batch['question_tokens'],
       batch['passage_tokens'],
       batch['decoder_input_tokens'],
@@ -303,7 +327,7 @@ class BtrModel:
 
   def _distill_loss(self, teacher_params, batch, encoded, choice_rng):
     teacher = self.module.apply(
-      {'params': teacher_params},
+      {'params': adapters.merged(teacher_params)},
       batch['question_tokens'],
       batch['passage_tokens'],
       'joint',
@@ -334,9 +358,10 @@ class BtrModel:
 
   def variables(self, params: Params) -> dict[str, Params]:
     """What `module.apply` takes; matrices of quantized parameters are made
-    here, inside the program that calls this."""
+    here, and adapters added, inside the program that calls this."""
     dtype = self.config.dtype
-    return {'params': quantized.dequantize_params(params, dtype)}
+    whole = adapters.merged(params)
+    return {'params': quantized.dequantize_params(whole, dtype)}
 
   def encode_passages(
     self,

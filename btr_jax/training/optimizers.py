@@ -11,7 +11,7 @@ import optax
 from optax import contrib
 
 from btr_jax import config as config_lib
-from btr_jax.models import frozen
+from btr_jax.models import adapters, frozen
 from btr_jax.training import partitioning
 
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
@@ -159,6 +159,25 @@ def above_split(
       lambda below: 'stays' if below else 'trained',
       frozen.below_split(params, split_layer),
     )
+
+  return optax.partition(
+    {'trained': optimizer, 'stays': optax.set_to_zero()}, labels
+  )
+
+
+def of_adapters(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """The optimizer for a reader's adapters; the reader itself stays."""
+
+  def labels(params):
+    return {
+      name: jax.tree.map(
+        lambda _, name=name: 'trained' if name == adapters.GROUP else 'stays',
+        tree,
+      )
+      for name, tree in params.items()
+    }
 
   return optax.partition(
     {'trained': optimizer, 'stays': optax.set_to_zero()}, labels

@@ -22,7 +22,7 @@ import jax
 from btr_jax import config as config_lib
 from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.evaluation import multiple_choice
-from btr_jax.models import frozen, reader_files
+from btr_jax.models import adapters, frozen, reader_files
 from btr_jax.models import model as model_lib
 from btr_jax.training import checkpoints as checkpoints_lib
 from btr_jax.training import (
@@ -91,6 +91,8 @@ class Recipe:
     train_lower: whether stages 2 and 3 train what cached passages depend on;
       without it, caches stay valid, and a step costs a fraction where the
       batches hold codes (`btr prepare-batches --reader`).
+    adapter_rank: of low-rank adapters above the split that alone are trained,
+      in every stage; 0 trains the parameters themselves.
     codec_fit_batches: stage 3: training batches whose passages the codec's
       statistics come from.
     seed: of parameters, dropout and the order of the data.
@@ -103,6 +105,7 @@ class Recipe:
   microbatches: int = 1
   distill_tokens: str = 'attention'
   train_lower: bool = True
+  adapter_rank: int = 0
   codec_fit_batches: int = 64
   seed: int = 0
 
@@ -211,7 +214,9 @@ def run_stage(
   )
   transform = optimizers.make_optimizer(optimizer, schedule)
   train_lower = recipe.train_lower or stage == 1
-  if not train_lower:
+  if recipe.adapter_rank:
+    transform = optimizers.of_adapters(transform)
+  elif not train_lower:
     transform = optimizers.above_split(transform, reader.split_layer)
   model = model_lib.BtrModel(
     reader,
@@ -219,6 +224,7 @@ def run_stage(
     stage=stage,
     distill_tokens=recipe.distill_tokens,
     train_lower=train_lower,
+    adapter_rank=recipe.adapter_rank,
   )
   settings = {
     'stage': stage,
@@ -392,7 +398,7 @@ def _export(
   path, reader, limits, state, vocabulary_path, extra_ids, dtype, provenance
 ):
   # All processes take part in gathering, one writes.
-  params = jax.tree.map(partitioning.to_host, state.params)
+  params = adapters.merged(jax.tree.map(partitioning.to_host, state.params))
   if jax.process_index() != 0:
     return
   reader_files.save_reader(

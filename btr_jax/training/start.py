@@ -128,7 +128,8 @@ def starting_variables(
   if previous is not None:
     params, stayed_fresh = state_lib.merge_params(params, previous, source)
     logging.info('Starting from %s', source)
-  if model.mode == 'binary' and (previous is None or stayed_fresh):
+  fits = previous is None or any(n.startswith('codec/') for n in stayed_fresh)
+  if model.mode == 'binary' and fits:
     logging.info('Fitting the %s codec to passages', model.config.codec.kind)
     # As numpy: they are placed on the mesh when the state is created.
     params = jax.tree.map(partitioning.to_host, params)

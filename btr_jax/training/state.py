@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
+from btr_jax.models import adapters
 from btr_jax.training import partitioning
 
 # Groups of parameters that a stage may add to (or drop from) the parameters
-# it starts from: only the binary mode has a codec.
-STAGE_GROUPS = ('codec',)
+# it starts from: only the binary mode has a codec, and few runs have adapters.
+STAGE_GROUPS = ('codec', adapters.GROUP)
 
 
 class TrainState(struct.PyTreeNode):
@@ -123,11 +124,14 @@ def merge_params(
 
   Returns:
     (parameters in the structure of `fresh`, names that stayed fresh). Only
-    the codec may stay fresh; a codec that the model lacks is left out.
+    the codec and the adapters may stay fresh; a codec that the model lacks is
+    left out, adapters that it lacks are added to the matrices.
 
   Raises:
     ValueError: names that are missing or left over, or other shapes.
   """
+  if adapters.GROUP not in fresh:
+    loaded = adapters.merged(loaded)
   wanted, given = flatten(fresh), flatten(loaded)
 
   def optional(name):
@@ -138,12 +142,15 @@ def merge_params(
     name for name in set(given) - set(wanted) if not optional(name)
   )
   # The parts of another codec say nothing about this one.
-  changed_codec = any(map(optional, missing)) or any(
-    name in given and tuple(wanted[name].shape) != tuple(given[name].shape)
+  changed = {
+    name.split('/')[0]
     for name in wanted
     if optional(name)
-  )
-  stays_fresh = [n for n in wanted if optional(n) and changed_codec]
+    and (
+      name not in given or tuple(wanted[name].shape) != tuple(given[name].shape)
+    )
+  }
+  stays_fresh = [name for name in wanted if name.split('/')[0] in changed]
   problems = [f'{n}: missing' for n in missing if n not in stays_fresh]
   problems += [f'{n}: not a parameter of this model' for n in surplus]
   problems += [

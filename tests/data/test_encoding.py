@@ -10,6 +10,7 @@ import pytest
 
 from btr_jax import config
 from btr_jax.data import encoding, prompts, records
+from btr_jax.data import vocabulary as vocabulary_lib
 
 
 def test_questions_are_padded_on_the_left(tiny_vocabulary):
@@ -33,6 +34,20 @@ def test_long_question_keeps_its_frame_and_its_end(tiny_vocabulary, caplog):
   assert list(row[: len(frame)]) == frame
   full = tiny_vocabulary.encode(prompts.format_question(question))
   assert list(row[len(frame) :]) == full[-(32 - len(frame)) :]
+
+
+def test_without_sentinels_question_and_answer_stand_alone(
+  tiny_vocabulary_file,
+):
+  """Flan-T5 never saw sentinels: a vocabulary without them leaves them out."""
+  known = vocabulary_lib.Vocabulary(tiny_vocabulary_file, 0)
+  assert not known.has_sentinels
+  ids = encoding.question_ids(known, 'Who is?', 40)
+  assert known.decode(ids) == 'question: Who is? answer:'
+  assert known.decode(encoding.answer_ids(known, 'Lima', 40)) == 'Lima'
+  cut = encoding.question_ids(known, 'so ' * 40 + 'who?', 32)
+  assert len(cut) == 32
+  assert known.decode(cut).endswith('so who? answer:')
 
 
 def test_question_length_too_short_for_any_question(tiny_vocabulary):

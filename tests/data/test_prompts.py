@@ -16,6 +16,12 @@ def test_formats_are_those_of_atlas():
   assert prompts.format_answer(' Lima ') == '<extra_id_0> Lima'
 
 
+def test_formats_without_a_sentinel():
+  found = prompts.format_question('who is it?', sentinel=False)
+  assert found == 'question: who is it? answer:'
+  assert prompts.format_answer(' Lima ', sentinel=False) == 'Lima'
+
+
 @pytest.mark.parametrize('question', ['', ' \n'])
 def test_empty_question(question):
   with pytest.raises(ValueError, match='empty'):

@@ -16,6 +16,8 @@ LIMITS = config_lib.InputLimits(
 def _small_config(codec='residual', **overrides):
   num_bits = overrides.pop('num_bits', None)
   scale_bits = overrides.pop('scale_bits', 16)
+  bits_per_dim = overrides.pop('bits_per_dim', 1)
+  window = overrides.pop('window', 0)
   values = dict(
     vocab_size=48,
     embed_dim=16,
@@ -26,7 +28,9 @@ def _small_config(codec='residual', **overrides):
     num_decoder_layers=2,
     split_layer=2,
     dropout_rate=0.0,
-    codec=config_lib.CodecConfig(codec, num_bits, scale_bits),
+    codec=config_lib.CodecConfig(
+      codec, num_bits, scale_bits, bits_per_dim, window
+    ),
   )
   return config_lib.ReaderConfig(**{**values, **overrides})
 
@@ -34,7 +38,7 @@ def _small_config(codec='residual', **overrides):
 def _small_model(stage=3, codec='residual', limits=LIMITS, **overrides):
   options = {
     name: overrides.pop(name)
-    for name in ('mode', 'distill_tokens')
+    for name in ('mode', 'distill_tokens', 'train_lower', 'adapter_rank')
     if name in overrides
   }
   return model_lib.BtrModel(

@@ -120,13 +120,17 @@ def test_padding_does_not_matter(small_model, batch, mode):
 
 
 @pytest.mark.parametrize(
-  'kind, scale_bits',
-  [*((kind, 16) for kind in config_lib.CODECS), ('calibrated', 8)],
+  'kind, dial',
+  [
+    *((kind, {}) for kind in config_lib.CODECS),
+    ('calibrated', {'scale_bits': 8}),
+    ('residual', {'num_bits': 24, 'bits_per_dim': 2, 'window': 1}),
+    ('residual', {'bits_per_dim': 4, 'window': 2, 'scale_bits': 8}),
+    ('residual', {'bits_per_dim': 8}),
+  ],
 )
-def test_cached_bits_equal_recomputed_bits(
-  small_model, batch, kind, scale_bits
-):
-  model = small_model(stage=3, codec=kind, scale_bits=scale_bits)
+def test_cached_bits_equal_recomputed_bits(small_model, batch, kind, dial):
+  model = small_model(stage=3, codec=kind, **dial)
   params = dict(_params(model))
   tokens = batch['passage_tokens'].reshape(-1, model.limits.passage_length)
   params = model.fit_codec(params, [np.asarray(tokens)])

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from btr_jax import config as config_lib
+from btr_jax.data import prompts, records
+from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.models import reader_files
 from btr_jax.tools import common, prepare_batches
 from btr_jax.training import sources
@@ -75,3 +77,29 @@ def test_codes_are_the_readers(prepare, tiny_family, tmp_path, capsys):
 def test_bad_input(prepare, capsys):
   assert prepare('train', '--examples', '9', '--codec', 'residual') == 2
   assert '--codec needs --reader' in capsys.readouterr().err
+
+
+def test_questions_of_a_file_without_sentinels(
+  tiny_files, tiny_vocabulary_file, tmp_path, monkeypatch, capsys
+):
+  """A public set's file, for a reader that never saw sentinels."""
+  monkeypatch.setenv('BTR_DATA_DIR', str(tmp_path / 'data'))
+  argv = ['--task', 'nq', '--split', 'validation', '--examples', '5', *SIZES]
+  argv += ['--questions', str(tiny_files / 'test.jsonl')]
+  argv += ['--vocabulary', str(tiny_vocabulary_file), '--extra-ids', '0']
+  argv += ['--output', str(tmp_path / 'arrays')]
+  assert common.run(prepare_batches.main, argv) == 0
+  record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+  assert record['examples'] == 5 and record['extra_ids'] == 0
+  known = vocabulary_lib.Vocabulary(tiny_vocabulary_file, 0)
+  with np.load(tmp_path / 'arrays' / 'validation.npz') as arrays:
+    ids = [token for token in arrays['question_tokens'][0] if token]
+    target = arrays['decoder_target_tokens'][0]
+  asked = next(iter(records.iterate_records(tiny_files / 'test.jsonl')))
+  assert known.decode(ids) == prompts.format_question(asked.question, False)
+  assert known.decode(target) == asked.answers[0]
+
+
+def test_questions_belong_to_the_public_sets(prepare, capsys):
+  assert prepare('train', '--examples', '2', '--questions', 'q.jsonl') == 2
+  assert '--questions has no meaning for --task' in capsys.readouterr().err

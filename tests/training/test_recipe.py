@@ -208,6 +208,34 @@ def test_above_the_split_from_codes(arguments, with_codes, tmp_path):
   assert 'recovery_loss' not in (folder / 'metrics.jsonl').read_text()
 
 
+def test_adapters_learn_from_codes_and_are_exported_as_a_reader(
+  arguments, with_codes, tmp_path
+):
+  """What is exported is whole; what caches depend on stays; a stopped run
+  goes on from its adapters."""
+  reader, data = with_codes
+  arguments |= {
+    'stage': 3,
+    'data': data,
+    'recipe': dataclasses.replace(RECIPE, adapter_rank=2),
+    'initial_checkpoint': str(reader.path),
+  }
+  assert runner.train(**arguments)
+  folder = tmp_path / 'run' / 'stage3_residual'
+  found = reader_files.load_reader(folder / 'reader', mode='binary')
+  assert found.fingerprint == reader.fingerprint
+  before = model_lib.flat_params(reader.params)
+  for name, leaf in model_lib.flat_params(found.params).items():
+    adapted = name.endswith('/kernel') and not frozen.is_below_split(
+      name, READER.split_layer
+    )
+    assert np.array_equal(leaf, before[name]) != adapted, name
+    if adapted:
+      change = np.asarray(leaf, np.float64) - np.asarray(before[name])
+      assert np.linalg.matrix_rank(change, tol=1e-5) <= 2
+  assert checkpoints_lib.steps_in(folder)
+
+
 def test_codes_of_another_reader_are_refused(arguments, with_codes):
   reader, data = with_codes
   arguments |= {'stage': 3, 'initial_checkpoint': str(reader.path)}

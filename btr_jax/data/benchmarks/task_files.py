@@ -25,6 +25,8 @@ class TaskFiles:
       hold their passages.
     corpus: where passages are looked up that are named by id only.
     vocabulary: SentencePiece model to tokenize with.
+    extra_ids: sentinels behind its pieces; with none, questions and answers
+      are written without (for readers that never saw them, as Flan-T5).
     num_passages: kept per question; None for the paper's number.
     strict: stop at the first line that cannot be used.
   """
@@ -34,6 +36,7 @@ class TaskFiles:
   passages: Mapping[str, str] = dataclasses.field(default_factory=dict)
   corpus: str | None = None
   vocabulary: str | None = None
+  extra_ids: int = 100
   num_passages: int | None = None
   strict: bool = False
 
@@ -106,6 +109,19 @@ def default_folder() -> str:
   """Where prepared files are kept."""
   given = os.environ.get('BTR_DATA_DIR') or '~/.cache/btr_jax'
   return str(pathlib.Path(given).expanduser() / SUBFOLDER)
+
+
+def extra_ids(tasks: Iterable[str]) -> int:
+  """Sentinels of the vocabulary that the files of these tasks name."""
+  given = {
+    of_task(task).extra_ids for task in tasks if of_task(task).vocabulary
+  }
+  if len(given) > 1:
+    raise ValueError(
+      f'The tasks name a vocabulary with {" and ".join(map(str, given))} extra '
+      'ids; expected one number for all. Set EXTRA_IDS in gin.'
+    )
+  return next(iter(given), 100)
 
 
 def vocabulary(tasks: Iterable[str]) -> str:

@@ -1,0 +1,198 @@
+"""`btr study-codes`: what each code loses of a reader's states, by bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+import shlex
+from typing import Any
+
+import numpy as np
+import rich.table
+
+from btr_jax.data import encoding, records
+from btr_jax.evaluation import code_errors
+from btr_jax.evaluation import environment as environment_lib
+from btr_jax.models import reader_files
+from btr_jax.tools import common, corpora, progress
+
+_TOGETHER = 32
+_FIT_PARTS = 6  # Five of six passages for statistics, the sixth to measure.
+
+
+def make_parser() -> common.Parser:
+  """The arguments."""
+  parser = common.Parser(
+    'study-codes',
+    "Codes states of real passages at a reader's split by every setting of the "
+    'codecs, and by codes that are no codecs here, with statistics from five '
+    'of six passages; tells the squared error on the others. Nothing is '
+    'trained. Memory: tokens * embed_dim * 4 bytes.',
+    'btr study-codes --reader readers/small --corpus wiki --passages 2400',
+  )
+  add = parser.add_argument
+  add('--reader', required=True, help='reader directory, or a family')
+  add(
+    '--corpus',
+    default=corpora.FACTBOOK,
+    help='factbook, a prepared folder, a folder of documents, or a file',
+  )
+  add(
+    '--passages',
+    type=common.positive,
+    default=2400,
+    help='drawn at random (2400)',
+  )
+  add('--length', type=common.positive, help="tokens (the reader's)")
+  add('--seed', type=int, default=0, help='of the draw (0)')
+  add(
+    '--rivals',
+    action='store_true',
+    help='also codes that are no codecs here; product quantization needs faiss',
+  )
+  add('--output', help='write the JSON record to this file')
+  add('--plot', help='draw error against bytes into this PNG')
+  return parser
+
+
+def _batches(reader, corpus, count, length, seed):
+  """Tokens of passages drawn at random, in two lists: fit, test."""
+  rng = np.random.default_rng(seed)
+  total = len(corpus.passages)
+  if count > total:
+    raise common.UserError(
+      f'--passages {count}: the corpus has {total}; expected at most as many.'
+    )
+  chosen = rng.permutation(total)[:count]
+  pairs = [
+    (corpus.passages[int(i)].title, corpus.passages[int(i)].text)
+    for i in chosen
+  ]
+  tokens = encoding.encode_passages(reader.vocabulary, pairs, length)
+  test = len(tokens) // _FIT_PARTS
+  if not test:
+    raise common.UserError(
+      f'--passages {count}; expected at least {_FIT_PARTS}: one of '
+      f'{_FIT_PARTS} is measured.'
+    )
+
+  def split(rows):
+    return [
+      rows[start : start + _TOGETHER]
+      for start in range(0, len(rows), _TOGETHER)
+    ]
+
+  return split(tokens[test:]), split(tokens[:test])
+
+
+def table(record: Mapping[str, Any]) -> rich.table.Table:
+  """The rows, for people."""
+  shown = rich.table.Table(
+    title=f'{record["tokens"]["test"]:,} tokens, statistics from '
+    f'{record["tokens"]["fit"]:,}; relative squared error'
+  )
+  shown.add_column('code')
+  for name in ('bytes/token', 'what attention reads', 'residual stream'):
+    shown.add_column(name, justify='right')
+  for row in record['rows']:
+    shown.add_row(
+      row['code'],
+      str(row['bytes_per_token']),
+      f'{row["read"]:.4f}',
+      f'{row["residual"]:.4f}',
+    )
+  return shown
+
+
+def plot(record: Mapping[str, Any], path: str | os.PathLike) -> None:
+  """Draws error against bytes per token, both logarithmic, as a PNG."""
+  # Imported here: it takes a second, and not everybody draws.
+  import matplotlib.figure
+
+  figure = matplotlib.figure.Figure(figsize=(8.5, 5), layout='constrained')
+  axes = figure.subplots()
+  families: dict[str, list[Mapping[str, Any]]] = {}
+  for row in record['rows']:
+    families.setdefault(_family(row['code']), []).append(row)
+  for name, rows in families.items():
+    rows = sorted(rows, key=lambda row: row['bytes_per_token'])
+    axes.plot(
+      [row['bytes_per_token'] for row in rows],
+      [row['read'] for row in rows],
+      marker='o',
+      markersize=5,
+      linewidth=1,
+      linestyle='-' if len(rows) > 1 else 'none',
+      label=name,
+    )
+  axes.set_xscale('log', base=2)
+  axes.set_yscale('log')
+  axes.set_xlabel('bytes per token (left is better)')
+  axes.set_ylabel('relative squared error in what attention reads')
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+  axes.spines[['top', 'right']].set_visible(False)
+  with records.atomic_writer(path, binary=True) as file:
+    figure.savefig(file, dpi=130, format='png')
+
+
+def _family(code: str) -> str:
+  """Rows that one line joins: those that differ by their bits alone."""
+  if code.startswith('residual'):
+    kind = [part for part in code.split(', ')[1:] if not part.endswith(' bits')]
+    return ', '.join(['residual', *kind])
+  return code.rsplit(', ', 1)[0] if code.endswith(' bytes') else code
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; see `--help`."""
+  arguments = make_parser().parse_args(argv)
+  reader = reader_files.load_reader(arguments.reader, mode='decomposed')
+  corpus = corpora.load_corpus(arguments.corpus)
+  length = arguments.length or reader.limits.passage_length
+  fit, test = _batches(
+    reader, corpus, arguments.passages, length, arguments.seed
+  )
+  total = len(fit) + len(test)
+  with progress.Progress('states') as tell:
+    fit_on = code_errors.StoredStates(reader, fit, lambda n: tell(n, total))
+    test_on = code_errors.StoredStates(
+      reader, test, lambda n: tell(len(fit) + n, total)
+    )
+  norm_scale = code_errors.split_norm_scale(
+    reader.params, reader.config.split_layer
+  )
+  common.say('coding')
+  rows = code_errors.measure(
+    reader,
+    fit_on,
+    test_on,
+    norm_scale,
+    code_errors.dials(reader.config.embed_dim),
+    common.say,
+  )
+  if arguments.rivals:
+    from btr_jax.evaluation import code_rivals
+
+    rows += code_rivals.measure(reader, fit_on, test_on, norm_scale, common.say)
+  record = {
+    'command': shlex.join(['btr', 'study-codes', *argv]),
+    'environment': environment_lib.environment(),
+    'embed_dim': reader.config.embed_dim,
+    'split_layer': reader.config.split_layer,
+    'passages': arguments.passages,
+    'tokens': {
+      name: int(sum((batch != 0).sum() for batch in batches))
+      for name, batches in (('fit', fit), ('test', test))
+    },
+    'rows': rows,
+  }
+  common.console().print(table(record))
+  if arguments.output:
+    text = json.dumps(record, indent=2) + '\n'
+    reader_files.write_atomically(arguments.output, text.encode())
+  if arguments.plot:
+    plot(record, arguments.plot)
+  common.print_json(record)
+  return common.EXIT_OK
