@@ -17,6 +17,10 @@ COMMANDS = {
     'btr_jax.train',
     'train a reader: python -m btr_jax.train',
   ),
+  'delta': (
+    'btr_jax.tools.delta',
+    'a reader as what it adds to another, and back',
+  ),
   'plan-train': (
     'btr_jax.tools.plan_train',
     'memory and operations of a training run, before it runs',

@@ -1,20 +1,21 @@
-"""Low-rank adapters above the split (LoRA, Hu et al. 2022).
+"""Low-rank adapters (LoRA, Hu et al. 2022).
 
 A pretrained reader is fitted to a task by adding a product of two thin
-matrices to each matrix above the split, and training these alone:
+matrices to its matrices, to all or to those above the split, and training
+these alone:
 
   kernel + down @ up      down [inputs, rank], up [rank, outputs], up = 0 first
 
-What caches depend on stays, the optimizer keeps moments of the thin matrices
-only, and what was learnt is a few hundredths of the reader: readers of one
-base can be shipped without it (`interop/deltas.py`). The adapters live in the
+The optimizer keeps moments of the thin matrices only, and what was learnt is a
+few hundredths of the reader: readers of one base can be shipped without it
+(`interop/deltas.py`). The adapters live in the
 tree of parameters as one more group, `adapters`, which `merged` adds to the
 matrices where a program begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import traverse_util
@@ -39,27 +40,30 @@ def _nested(flat):
   return traverse_util.unflatten_dict(dict(flat), sep='/')
 
 
-def adapted_names(params: Mapping[str, Any], split_layer: int) -> list[str]:
-  """Names of the matrices that get adapters: all kernels above the split."""
+def adapted_names(
+  params: Mapping[str, Any], split_layer: int, lower: bool
+) -> list[str]:
+  """Names of the matrices that get adapters: kernels outside the codec, those
+  above the split or, with `lower`, all."""
   return sorted(
     name
     for name, leaf in _flat(params).items()
     if name.endswith(_KERNEL)
     and len(leaf.shape) == 2
-    and not name.startswith(f'{GROUP}/')
-    and not frozen.is_below_split(name, split_layer)
+    and not name.startswith((f'{GROUP}/', 'codec/'))
+    and (lower or not frozen.is_below_split(name, split_layer))
   )
 
 
 def initial(
-  params: Mapping[str, Any], rng: jax.Array, split_layer: int, rank: int
+  params: Mapping[str, Any], rng: jax.Array, names: Sequence[str], rank: int
 ) -> dict[str, Any]:
   """Adapters that change nothing yet.
 
   Args:
     params: of the reader; only shapes are read.
     rng: key of the thin matrices that read.
-    split_layer: k of the paper.
+    names: of the matrices that get them.
     rank: columns of a thin matrix.
 
   Returns:
@@ -71,7 +75,7 @@ def initial(
   if rank < 1:
     raise ValueError(f'ADAPTER_RANK is {rank}; expected 1 or more.')
   flat, found = _flat(params), {}
-  for index, name in enumerate(adapted_names(params, split_layer)):
+  for index, name in enumerate(names):
     inputs, outputs = flat[name].shape
     key = jax.random.fold_in(rng, index)
     down = jax.random.normal(key, (inputs, rank)) / np.sqrt(inputs)
@@ -81,7 +85,7 @@ def initial(
 
 
 def initial_axes(
-  params_axes: Mapping[str, Any], names: list[str]
+  params_axes: Mapping[str, Any], names: Sequence[str]
 ) -> dict[str, Any]:
   """Logical axes of `initial`: those of the kernels, the rank on no mesh."""
   flat, found = _flat(params_axes), {}

@@ -97,7 +97,7 @@ class BtrModel:
     self._distill_fraction = distill_fraction
     self._distill_weight = distill_weight
     self._recovery_weight = recovery_weight
-    self.train_lower = train_lower and not adapter_rank
+    self.train_lower = train_lower
     self.adapter_rank = adapter_rank
     self.inference = inference
     self.input_vocabulary = input_vocabulary
@@ -161,8 +161,8 @@ class BtrModel:
 
   def _with_adapters(self, variables, rng):
     params, split_layer = variables['params'], self.config.split_layer
-    names = adapters.adapted_names(params, split_layer)
-    fresh = adapters.initial(params, rng, split_layer, self.adapter_rank)
+    names = adapters.adapted_names(params, split_layer, self.train_lower)
+    fresh = adapters.initial(params, rng, names, self.adapter_rank)
     of_axes = adapters.initial_axes(variables['params_axes'], names)
     return {
       'params': {**params, adapters.GROUP: fresh},
@@ -287,7 +287,7 @@ class BtrModel:
     packed = self._packed(batch, self.mode)
     if self.adapter_rank:
       params = adapters.only_adapters(params)
-    elif not self.train_lower:
+    if not self.train_lower:
       params = frozen.stop_below_split(params, self.config.split_layer)
     elif packed is not None:
       raise ValueError(

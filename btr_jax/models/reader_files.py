@@ -176,6 +176,22 @@ def save_description(
   write_atomically(path / READER_FILE, text.encode())
 
 
+def tensors_of(raw: bytes) -> dict[str, np.ndarray]:
+  """The tensors of a safetensors file, in the types that readers have.
+
+  Raises:
+    SafetensorError: no such file.
+    KeyError: a tensor of another type.
+  """
+  # Not safetensors.numpy.load: it does not know bfloat16.
+  return {
+    name: np.frombuffer(
+      tensor['data'], _STORED_DTYPES[tensor['dtype']]
+    ).reshape(tensor['shape'])
+    for name, tensor in safetensors.deserialize(raw)
+  }
+
+
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
     return json.loads(path.read_text())
@@ -288,14 +304,7 @@ def load_reader(
   limits = config_lib.InputLimits.from_dict(description['limits'])
   weights = path / WEIGHTS_FILE
   try:
-    raw = weights.read_bytes()
-    # Not safetensors.numpy.load: it does not know bfloat16.
-    tensors = {
-      name: np.frombuffer(
-        tensor['data'], _STORED_DTYPES[tensor['dtype']]
-      ).reshape(tensor['shape'])
-      for name, tensor in safetensors.deserialize(raw)
-    }
+    tensors = tensors_of(weights.read_bytes())
     kept = quantized.stored_names(set(tensors))
     flat = {
       name: jnp.asarray(value, None if name in kept else jnp.float32)

@@ -91,8 +91,8 @@ class Recipe:
     train_lower: whether stages 2 and 3 train what cached passages depend on;
       without it, caches stay valid, and a step costs a fraction where the
       batches hold codes (`btr prepare-batches --reader`).
-    adapter_rank: of low-rank adapters above the split that alone are trained,
-      in every stage; 0 trains the parameters themselves.
+    adapter_rank: of low-rank adapters that alone are trained, in every stage,
+      in place of the matrices themselves; 0 for none.
     codec_fit_batches: stage 3: training batches whose passages the codec's
       statistics come from.
     seed: of parameters, dropout and the order of the data.

@@ -13,7 +13,7 @@ RANK = 2
 
 @pytest.fixture(scope='module')
 def model(small_model):
-  return small_model(stage=3, adapter_rank=RANK)
+  return small_model(stage=3, adapter_rank=RANK, train_lower=False)
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +35,7 @@ def _moved(params, seed=1):
 
 def test_kernels_above_the_split_are_adapted_and_no_others(model, params):
   split = model.config.split_layer
-  names = adapters.adapted_names(params, split)
+  names = adapters.adapted_names(params, split, lower=False)
   assert 'encoder/layers_2/attention/query/kernel' in names
   assert 'decoder/layers_0/encoder_decoder_attention/key/kernel' in names
   assert 'decoder/logits_dense/kernel' in names
@@ -44,6 +44,8 @@ def test_kernels_above_the_split_are_adapted_and_no_others(model, params):
   kernels = {n for n in flat if n.endswith('/kernel') and 'adapters' not in n}
   below = {n for n in kernels if frozen.is_below_split(n, split)}
   assert set(names) == kernels - below
+  every = adapters.adapted_names(params, split, lower=True)
+  assert set(every) == {n for n in kernels if not n.startswith('codec/')}
 
 
 def test_fresh_adapters_change_nothing(params):
@@ -72,6 +74,27 @@ def test_gradients_reach_the_adapters_alone(model, params, random_batch):
   )
   for name, grad in model_lib.flat_params(grads).items():
     assert np.any(grad) == name.startswith('adapters/'), name
+
+
+def test_with_the_lower_layers_their_adapters_learn_too(
+  small_model, random_batch
+):
+  """Through the bits, by the straight-through estimator; codes are refused."""
+  model = small_model(stage=3, adapter_rank=RANK)
+  params = model.get_initial_variables(jax.random.key(0), model.input_shapes())[
+    'params'
+  ]
+  loss = jax.grad(lambda p: model.loss_fn(p, random_batch(), None)[0])
+  grads = model_lib.flat_params(loss(_moved(params)))
+  for name, grad in grads.items():
+    assert np.any(grad) == name.startswith('adapters/'), name
+  assert np.any(grads['adapters/encoder/layers_0/mlp/wo/kernel/up'])
+  codes = {
+    'passage_bits': jnp.zeros((2, 3, 10, 2), jnp.uint8),
+    'passage_scale': jnp.zeros((2, 3, 10, 3), jnp.uint8),
+  }
+  with pytest.raises(ValueError, match='TRAIN_LOWER=False'):
+    model.loss_fn(params, {**random_batch(), **codes}, None)
 
 
 def test_losses_and_answers_are_those_of_the_merged_reader(
@@ -109,4 +132,4 @@ def test_every_adapter_has_axes_and_the_rank_is_on_no_mesh(model):
 
 def test_a_rank_of_nothing_is_refused(params):
   with pytest.raises(ValueError, match='ADAPTER_RANK is 0'):
-    adapters.initial(params, jax.random.key(0), 2, 0)
+    adapters.initial(params, jax.random.key(0), [], 0)

@@ -217,7 +217,7 @@ def test_adapters_learn_from_codes_and_are_exported_as_a_reader(
   arguments |= {
     'stage': 3,
     'data': data,
-    'recipe': dataclasses.replace(RECIPE, adapter_rank=2),
+    'recipe': dataclasses.replace(RECIPE, adapter_rank=2, train_lower=False),
     'initial_checkpoint': str(reader.path),
   }
   assert runner.train(**arguments)
