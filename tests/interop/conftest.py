@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import lzma
+import struct
 
 import ml_dtypes
 import numpy as np
@@ -106,3 +108,35 @@ def assert_same_bits():
       assert a[name].tobytes() == b[name].tobytes(), name
 
   return check
+
+
+@pytest.fixture(scope='session')
+def dequantised():
+  """dequantised(path) -> the stored int8 weights in float32, by name."""
+
+  def read(path):
+    with lzma.open(path) as file:
+      (length,) = struct.unpack('<Q', file.read(8))
+      header = json.loads(file.read(length))
+      content = file.read()
+    header.pop('__metadata__')
+    kinds = {'F32': np.float32, 'I8': np.int8, 'U8': np.uint8}
+    stored = {
+      name: np.frombuffer(
+        content[slice(*entry['data_offsets'])], kinds[entry['dtype']]
+      ).reshape(entry['shape'])
+      for name, entry in header.items()
+    }
+    tensors = {}
+    for name, value in stored.items():
+      if name.endswith(('.scale', '.zero_point')):
+        continue
+      if f'{name}.scale' in stored:
+        zero = stored.get(f'{name}.zero_point', np.zeros(1, np.uint8))
+        value = stored[f'{name}.scale'] * (
+          value.astype(np.float32) - zero.astype(np.float32)
+        )
+      tensors[name] = np.asarray(value, np.float32)
+    return tensors
+
+  return read

@@ -1,8 +1,6 @@
 """Logits and answers of converted readers against transformers in torch."""
 
 import json
-import lzma
-import struct
 
 import jax.numpy as jnp
 import numpy as np
@@ -209,36 +207,9 @@ def test_transformers_loads_what_is_written(
   )
 
 
-def _dequantised(path):
-  """The stored weights as float32 by transformers' names."""
-  with lzma.open(path) as file:
-    (length,) = struct.unpack('<Q', file.read(8))
-    header = json.loads(file.read(length))
-    content = file.read()
-  header.pop('__metadata__')
-  kinds = {'F32': np.float32, 'I8': np.int8, 'U8': np.uint8}
-  stored = {
-    name: np.frombuffer(
-      content[slice(*entry['data_offsets'])], kinds[entry['dtype']]
-    ).reshape(entry['shape'])
-    for name, entry in header.items()
-  }
-  tensors = {}
-  for name, value in stored.items():
-    if name.endswith(('.scale', '.zero_point')):
-      continue
-    if f'{name}.scale' in stored:
-      zero = stored.get(f'{name}.zero_point', np.zeros(1, np.uint8))
-      value = stored[f'{name}.scale'] * (
-        value.astype(np.float32) - zero.astype(np.float32)
-      )
-    tensors[name] = np.asarray(value, np.float32)
-  return tensors
-
-
 @pytest.mark.slow
 def test_flan_t5_small_answers_as_in_transformers(
-  shared_data, tmp_path, converted
+  shared_data, tmp_path, converted, dequantised
 ):
   """Real weights: greedy answers and logits of several prompts."""
   source = shared_data / 'models' / 'flan-t5-small'
@@ -246,7 +217,7 @@ def test_flan_t5_small_answers_as_in_transformers(
   reference = shared_data / 'reference' / 'flan_t5_small_float_reference.json'
   if not weights.is_file() or not reference.is_file():
     pytest.skip(f'no Flan-T5-small in {shared_data}')
-  tensors = _dequantised(weights)
+  tensors = dequantised(weights)
   folder = tmp_path / 'flan'
   folder.mkdir()
   safetensors_files.write_folder(folder, tensors, 10**8)
