@@ -51,7 +51,7 @@ def dials(embed_dim: int) -> list[Dial]:
 
   def residual(bits, per_dim=1, window=0, prediction='both'):
     each = f', {per_dim} bits each' if per_dim > 1 else ''
-    near = f', {window} neighbour on each side' if window else ''
+    near = f', window {window}' if window else ''
     how = '' if prediction == 'both' else f', {prediction} alone'
     codec = config_lib.CodecConfig('residual', bits, 8, per_dim, window)
     return Dial(f'residual, {bits} bits{each}{near}{how}', codec, prediction)
@@ -66,6 +66,7 @@ def dials(embed_dim: int) -> list[Dial]:
   ]
   found += [residual(bits) for bits in sizes]
   found += [residual(bits, window=1) for bits in sizes]
+  found += [residual(bits, window=2) for bits in (sizes[0], sizes[2])]
   found += [
     residual(bits, prediction=how)
     for bits in (sizes[0], sizes[3])
@@ -73,7 +74,9 @@ def dials(embed_dim: int) -> list[Dial]:
   ]
   found += [residual(embed_dim * bits, bits) for bits in (2, 4, 8)]
   # The same bytes, in fewer directions of more bits.
-  found += [residual(embed_dim // 2, 2), residual(embed_dim // 2, 4)]
+  found += [residual(bits, 2) for bits in sizes if not bits % 16]
+  found += [residual(bits, 2, window=1) for bits in sizes]
+  found += [residual(bits, 4) for bits in sizes[:3]]
   return found
 
 

@@ -263,6 +263,7 @@ def stage_initializer(
         source,
         itertools.islice(batches, recipe.codec_fit_batches),
         teacher,
+        recipe.codec_prediction,
       )
       previous = teacher = None  # Frees them.
       state = state.replace_params(core.freeze(state_lib.place(params, fresh)))

@@ -10,6 +10,7 @@ that it is sharded and checkpointed like the parameters but never trained.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+import functools
 from typing import Any
 
 from flax import traverse_util
@@ -206,13 +207,12 @@ class BtrModel:
       return params
 
     @jax.jit
-    def states_of(tokens):
-      return self.module.apply(
-        {'params': params}, tokens, method='passage_states'
-      )
+    def states_of(variables, tokens):
+      return self.module.apply(variables, tokens, method='passage_states')
 
+    variables = self.variables(params)
     fitted = codec_fit.fit_residual_codec(
-      states_of,
+      functools.partial(states_of, variables),
       passage_batches,
       self.config,
       params['token_embedder']['embedding'],

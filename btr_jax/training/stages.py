@@ -95,6 +95,8 @@ class Recipe:
       in place of the matrices themselves; 0 for none.
     codec_fit_batches: stage 3: training batches whose passages the codec's
       statistics come from.
+    codec_prediction: stage 3: what a token id's states are predicted by, see
+      `codec_fit.PREDICTIONS`; `embedding` for readers shipped as deltas.
     seed: of parameters, dropout and the order of the data.
   """
 
@@ -107,6 +109,7 @@ class Recipe:
   train_lower: bool = True
   adapter_rank: int = 0
   codec_fit_batches: int = 64
+  codec_prediction: str = 'both'
   seed: int = 0
 
   def settings(self, stage: int) -> dict[str, Any]:
@@ -278,6 +281,7 @@ def run_stage(
           # Whole batches: all processes must find the same statistics.
           itertools.islice(train_batches(0, 0, 1), recipe.codec_fit_batches),
           start.teacher_params(model_dir) if stage == 2 else None,
+          recipe.codec_prediction,
         )
     _check_codes(settings['data'].get('codes'), state.params, reader)
     del previous

@@ -109,6 +109,7 @@ def starting_variables(
   source: str | None,
   batches: Iterator[Mapping[str, np.ndarray]],
   teacher: Mapping[str, Any] | None = None,
+  prediction: str = 'both',
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
   """What a stage starts from, whichever trainer runs it.
 
@@ -120,6 +121,7 @@ def starting_variables(
     source: where they come from.
     batches: training batches that a fresh codec takes its statistics from.
     teacher: of stage 2; None takes the parameters that the stage starts from.
+    prediction: of a fresh codec, see `codec_fit.PREDICTIONS`.
 
   Returns:
     (parameters, mutables).
@@ -140,6 +142,7 @@ def starting_variables(
           batch['passage_tokens'].reshape(-1, batch['passage_tokens'].shape[-1])
           for batch in batches
         ),
+        prediction,
       )
     params = distributed.of_first_process(params)
   taught_by = params if teacher is None else teacher
@@ -155,6 +158,7 @@ def initial_state(
   source: str | None,
   batches: Iterator[Mapping[str, np.ndarray]],
   teacher: Mapping[str, Any] | None = None,
+  prediction: str = 'both',
 ) -> state_lib.TrainState:
   """The state of a stage before its first step.
 
@@ -167,6 +171,7 @@ def initial_state(
     source: where they come from.
     batches: training batches that a fresh codec takes its statistics from.
     teacher: of stage 2; None takes the parameters that the stage starts from.
+    prediction: of a fresh codec, see `codec_fit.PREDICTIONS`.
 
   Returns:
     The state on the mesh.
@@ -179,5 +184,6 @@ def initial_state(
     source,
     batches,
     teacher,
+    prediction,
   )
   return state_lib.create_state(abstract, optimizer, params, mutables)
