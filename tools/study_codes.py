@@ -106,22 +106,28 @@ def table(record: Mapping[str, Any]) -> rich.table.Table:
 
 
 def plot(record: Mapping[str, Any], path: str | os.PathLike) -> None:
-  """Draws error against bytes per token, both logarithmic, as a PNG."""
+  """Draws error against bytes per token, both logarithmic, as a PNG.
+
+  Codes of more than four bits a dimension are left to the table.
+  """
   # Imported here: it takes a second, and not everybody draws.
   import matplotlib.figure
 
   figure = matplotlib.figure.Figure(figsize=(8.5, 5), layout='constrained')
   axes = figure.subplots()
   families: dict[str, list[Mapping[str, Any]]] = {}
+  most = record['embed_dim'] // 2 + 2
   for row in record['rows']:
-    families.setdefault(_family(row['code']), []).append(row)
-  for name, rows in families.items():
+    if row['bytes_per_token'] <= most:
+      families.setdefault(_family(row['code']), []).append(row)
+  for index, (name, rows) in enumerate(families.items()):
     rows = sorted(rows, key=lambda row: row['bytes_per_token'])
     axes.plot(
       [row['bytes_per_token'] for row in rows],
       [row['read'] for row in rows],
-      marker='o',
-      markersize=5,
+      color=f'C{index % 10}',
+      marker='osD^vPX*'[index % 8],
+      markersize=6,
       linewidth=1,
       linestyle='-' if len(rows) > 1 else 'none',
       label=name,

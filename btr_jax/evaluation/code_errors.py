@@ -59,6 +59,7 @@ def dials(embed_dim: int) -> list[Dial]:
   sizes = [embed_dim // part for part in (1, 2, 4, 8)]
   # 16 bytes at 768 dimensions, a byte each for rms and amplitude included.
   sizes.append(14 * 8 * embed_dim // 768 // 8 * 8)
+  sizes = [bits for bits in sizes if bits and not bits % 8]
   found = [
     Dial('float', config_lib.CodecConfig('float')),
     Dial('sign', config_lib.CodecConfig('sign')),
@@ -66,17 +67,17 @@ def dials(embed_dim: int) -> list[Dial]:
   ]
   found += [residual(bits) for bits in sizes]
   found += [residual(bits, window=1) for bits in sizes]
-  found += [residual(bits, window=2) for bits in (sizes[0], sizes[2])]
+  found += [residual(bits, window=2) for bits in (sizes[0], sizes[-1])]
   found += [
     residual(bits, prediction=how)
-    for bits in (sizes[0], sizes[3])
+    for bits in (sizes[0], sizes[-1])
     for how in ('mean', 'embedding')
   ]
   found += [residual(embed_dim * bits, bits) for bits in (2, 4, 8)]
   # The same bytes, in fewer directions of more bits.
-  found += [residual(bits, 2) for bits in sizes if not bits % 16]
+  found += [residual(bits, 2) for bits in sizes]
   found += [residual(bits, 2, window=1) for bits in sizes]
-  found += [residual(bits, 4) for bits in sizes[:3]]
+  found += [residual(bits, 4) for bits in sizes]
   return found
 
 
