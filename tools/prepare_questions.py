@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 import os
 
 from rich import table as rich_table
 
-from btr_jax.data.benchmarks import preparation, table
+from btr_jax.data import records
+from btr_jax.data.benchmarks import preparation, table, windows
 from btr_jax.tools import common, questions
 
 
@@ -36,8 +38,38 @@ def make_parser() -> common.Parser:
     action='store_true',
     help='leave out questions without passages',
   )
+  add(
+    '--windows',
+    type=common.positive,
+    metavar='WORDS',
+    help='for training: two windows of so many words in place of the passages, '
+    'one that answers and one that does not; questions without are left out',
+  )
+  add(
+    '--answered-within',
+    type=common.positive,
+    default=5,
+    help='--windows: first passages that an answer must stand in (5)',
+  )
+  add('--seed', type=int, default=0, help='--windows: of what is drawn (0)')
   add('--output', required=True, help='the file to write (JSON Lines)')
   return parser
+
+
+def _draw_windows(arguments: argparse.Namespace) -> dict[str, int]:
+  """Replaces the prepared questions by their windows."""
+  whole = records.read_records(arguments.output)
+  drawn = windows.draw(
+    whole, arguments.windows, arguments.answered_within, arguments.seed
+  )
+  kept = records.write_records(arguments.output, drawn)
+  if not kept:
+    raise common.UserError(
+      f'{arguments.output}: none of {len(whole)} questions has an answer in '
+      f'its first {arguments.answered_within} passages and a passage without '
+      'one; expected passages that tell has_answer, as `btr retrieve` writes.'
+    )
+  return {'windows': arguments.windows, 'kept': kept}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
   arguments = make_parser().parse_args(argv)
   inputs = questions.inputs(arguments)
   report = preparation.prepare(inputs, arguments.output)
+  drawn = _draw_windows(arguments) if arguments.windows else {}
   shown = rich_table.Table(
     title=f'{arguments.task}: {os.path.basename(arguments.questions)}'
   )
@@ -54,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
     ('questions', report.questions),
     ('with passages', report.with_passages),
     ('passages', report.passages),
+    *([('questions with windows', drawn['kept'])] if drawn else []),
   ):
     shown.add_row(name, f'{value:,}')
   for file in report.problems:
@@ -69,6 +103,7 @@ def main(argv: Sequence[str]) -> int:
       'task': arguments.task,
       'output': arguments.output,
       **report.to_dict(),
+      **drawn,
     }
   )
   return common.EXIT_OK

@@ -44,6 +44,29 @@ def test_prepare_questions_counts_and_names(folder, capsys):
   assert len(out.read_text().splitlines()) == 2
 
 
+def test_prepare_questions_draws_windows(folder, capsys):
+  passages = [
+    {'text': 'the capital is Lima ' + 'and so on ' * 20, 'has_answer': True},
+    {'text': 'nothing of it ' * 20, 'has_answer': False},
+  ]
+  values = [
+    {'question': 'a?', 'answers': ['Lima'], 'ctxs': passages},
+    {'question': 'b?', 'answers': ['Quito'], 'ctxs': passages[1:]},
+  ]
+  path = write(folder / 'q.jsonl', values)
+  out = folder / 'out.jsonl'
+  argv = ['--task', 'nq', '--questions', path, '--output', str(out)]
+  argv += ['--windows', '9']
+  assert common.run(prepare_questions.main, argv) == 0
+  assert last_json(capsys)['kept'] == 1
+  (drawn,) = map(json.loads, out.read_text().splitlines())
+  assert [len(c['text'].split()) for c in drawn['ctxs']] == [9, 9]
+  path = write(folder / 'unjudged.jsonl', [values[1]])
+  argv[3] = path
+  assert common.run(prepare_questions.main, argv) == 2
+  assert 'none of 1 questions' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
