@@ -48,10 +48,12 @@ class Toy:
     self._repository = repository
 
   def python(self, *arguments, devices=1):
+    # In front of the rest, for T5X itself may stand on PYTHONPATH.
+    path = [str(pathlib.Path(__file__).parent), os.environ.get('PYTHONPATH')]
     environment = {
       **os.environ,
       'JAX_PLATFORMS': 'cpu',
-      'PYTHONPATH': str(pathlib.Path(__file__).parent),
+      'PYTHONPATH': os.pathsep.join(filter(None, path)),
       'T5X_TOY_FOLDER': str(self.folder),
     }
     environment['XLA_FLAGS'] = (
