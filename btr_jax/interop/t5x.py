@@ -19,6 +19,7 @@ from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.models import model as model_lib
 from btr_jax.training import checkpoints as checkpoints_lib
 from btr_jax.training import partitioning, sources, stages, start
+from btr_jax.training import state as state_lib
 
 
 def check_stage(stage: Any) -> int:
@@ -136,6 +137,33 @@ def newest_checkpoint(folder: str) -> str:
       'CHECKPOINT_PATH, STAGE or MODEL_DIR.'
     )
   return f'{folder}/{checkpoints_lib.PREFIX}_{steps[-1]}'
+
+
+def fitting_checkpoint(path: str, model: model_lib.BtrModel) -> str:
+  """The path, if the checkpoint's parameters are the model's.
+
+  T5X takes what the model asks for and leaves the rest unread, so a model of
+  fewer layers would answer, but wrongly.
+
+  Args:
+    path: of a checkpoint; only those by Orbax (ours, and T5X's of today) are
+      compared.
+    model: that is to answer.
+
+  Returns:
+    `path`.
+
+  Raises:
+    CheckpointError: parameters of another model, by name.
+  """
+  folder = pathlib.Path(path)
+  prefix, _, step = folder.name.rpartition('_')
+  if prefix == checkpoints_lib.PREFIX and (
+    (folder / checkpoints_lib.ITEM).is_dir()
+  ):
+    shapes = state_lib.abstract_variables(model)['params']
+    checkpoints_lib.check_params(folder.parent, int(step), shapes)
+  return path
 
 
 def output_folder(folder: str, name: str) -> str:

@@ -157,6 +157,29 @@ def _check_fits(found, wanted, path: pathlib.Path) -> None:
     )
 
 
+def check_params(
+  folder: str | os.PathLike, step: int, params: Mapping[str, Any]
+) -> None:
+  """Compares a checkpoint's parameters with a model's; reads none of them.
+
+  Args:
+    folder: a stage folder.
+    step: which checkpoint.
+    params: the model's parameters, or what eval_shape says of them.
+
+  Raises:
+    CheckpointError: parameters that are missing, left over, or of another
+      shape or type; or no checkpoint that can be read.
+  """
+  folder = pathlib.Path(folder).absolute()
+  found = {
+    name: leaf
+    for name, leaf in _metadata(folder, step).items()
+    if name[0] == 'target'
+  }
+  _check_fits(found, _named({'target': params}), folder / f'{PREFIX}_{step}')
+
+
 class Checkpoints:
   """The checkpoints of one stage folder; a context manager.
 

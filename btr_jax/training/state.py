@@ -37,7 +37,8 @@ class TrainState(struct.PyTreeNode):
   mutables: Any
 
 
-def _abstract_variables(model: Any) -> dict[str, Any]:
+def abstract_variables(model: Any) -> dict[str, Any]:
+  """Shapes and types of all that the model's initialisers make."""
   shapes = model.input_shapes(1)
   return jax.eval_shape(
     lambda: model.get_initial_variables(jax.random.key(0), shapes)
@@ -66,7 +67,7 @@ def abstract_state(
     A TrainState of ShapeDtypeStructs that carry NamedShardings.
   """
   with partitioning.mesh_context(mesh):
-    variables = _abstract_variables(model)
+    variables = abstract_variables(model)
 
   def placed(tree, shardings):
     return jax.tree.map(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import types
 import warnings
 
 from flax import serialization, traverse_util
+import jax
 import numpy as np
 import pytest
 
 from btr_jax.gin_configs import programs
 from btr_jax.interop import t5x as adapter
 from btr_jax.interop import t5x_data, t5x_training
+from btr_jax.models import model as model_lib
 from btr_jax.training import checkpoints as checkpoints_lib
 from btr_jax.training import optimizers, sources, stages
+from btr_jax.training import state as state_lib
 
 RECIPE = stages.Recipe(
   train_steps=(30, 20, 10), learning_rate=1e-3, warmup_steps=2, batch_size=4
@@ -69,6 +73,38 @@ def test_newest_checkpoint(tmp_path):
   for step in (5, 10):
     (tmp_path / f'checkpoint_{step}').mkdir()
   assert adapter.newest_checkpoint(str(tmp_path)).endswith('/checkpoint_10')
+
+
+@pytest.mark.parametrize('stage, mode', model_lib.STAGE_MODES.items())
+def test_only_a_checkpoint_of_the_model_is_answered_with(
+  stage, mode, tiny_config, tiny_limits, tmp_path
+):
+  """T5X would take a shallower model's share of the layers, and answer."""
+
+  def answering(**changes):
+    reader = dataclasses.replace(tiny_config, **changes)
+    return model_lib.BtrModel(reader, tiny_limits, stage=1, mode=mode)
+
+  trained = model_lib.BtrModel(tiny_config, tiny_limits, stage=stage)
+  shapes = state_lib.abstract_variables(trained)['params']
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  state = state_lib.TrainState(np.int32(3), zeros, {}, {})
+  with checkpoints_lib.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(state, wait=True)
+  path = str(tmp_path / 'checkpoint_3')
+  assert adapter.fitting_checkpoint(path, answering()) == path
+  for changes, message in (
+    ({'num_decoder_layers': 1}, 'decoder/layers_1/.*not expected'),
+    ({'num_encoder_layers': 4}, 'encoder/layers_3/.*missing'),
+    (
+      {'mlp_dim': 64},
+      r'wi_0/kernel: found .*\(32, 48\).*expected .*\(32, 64\)',
+    ),
+  ):
+    with pytest.raises(checkpoints_lib.CheckpointError, match=message):
+      adapter.fitting_checkpoint(path, answering(**changes))
+  # What is no checkpoint by Orbax is T5X's to read or to refuse.
+  assert adapter.fitting_checkpoint('/somewhere', answering()) == '/somewhere'
 
 
 def test_batches_per_evaluation(source):
@@ -219,8 +255,6 @@ def test_model_for_answers_carries_no_teacher(source, tiny_config, tiny_limits):
 def test_model_refuses_a_vocabulary_that_does_not_fit(
   source, tiny_config, tiny_limits
 ):
-  import dataclasses
-
   small = dataclasses.replace(tiny_config, vocab_size=8)
   with pytest.raises(ValueError, match='VOCAB_SIZE is 8, but the vocabulary'):
     adapter.model(small, tiny_limits, source, 1)

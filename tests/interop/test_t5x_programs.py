@@ -237,6 +237,19 @@ def test_start_from_another_size_is_refused(both):
     )
 
 
+def test_a_shallower_model_is_refused(both):
+  """T5X alone would leave the third layer unread, and score the rest."""
+  message = 'of another model(.|\n)*encoder/layers_2/.*: not expected'
+  with pytest.raises(AssertionError, match=message):
+    both.run(
+      't5x.eval',
+      'ours',
+      STAGE=1,
+      SPLIT_LAYER=1,
+      **{'config.ReaderConfig.num_encoder_layers': 2},
+    )
+
+
 def test_stage_without_the_one_before_says_so(toy):
   message = 'Stage 2 starts from the last checkpoint of stage 1, but .*empty'
   with pytest.raises(AssertionError, match=message):
