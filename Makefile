@@ -21,10 +21,11 @@ demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/btr demo $(DEMO_ARGS)
 
 # Two workers: a third would pay for one more import of TensorFlow than it
-# saves. loadfile keeps a file's tests, and so its fixtures, in one worker.
+# saves. loadfile keeps a file's tests, and so its fixtures, in one worker, and
+# would begin with the files of most tests; tests/conftest.py knows better.
 test: $(TEST_VENV)/.installed
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(TEST_VENV)/bin/python -m pytest \
-	  -n 2 --dist loadfile $(TEST_ARGS)
+	  -n 2 --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 lint: $(TEST_VENV)/.installed
 	$(TEST_VENV)/bin/ruff check .

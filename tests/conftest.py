@@ -33,6 +33,12 @@ CAPITALS = {
 }
 
 
+def pytest_collection_modifyitems(items):
+  """Files with slow tests first: whoever gets one last is waited for."""
+  slow = {item.path for item in items if item.get_closest_marker('slow')}
+  items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def warn_of_cut_questions_anew():
   """A question is told of once per process; here once per test."""
