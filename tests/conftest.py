@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Before the first import of JAX: both are read when its backend starts.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  # A tiny reader's programs are wanted by many tests, in every worker and in
+  # the programs that tests start: each is compiled once in a run. Never in the
+  # next run, so that no test can pass by what an older JAX has compiled.
+  COMPILED = tempfile.mkdtemp(prefix='btr-tests-compiled-')
+  atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = COMPILED
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+# Before the first import of JAX: all are read when it starts.
 import jax  # noqa: E402
 
 if os.environ['JAX_PLATFORMS'] == 'cpu':

@@ -149,18 +149,20 @@ def square_mesh():
 @pytest.fixture(scope='module')
 def quick_compilation(tmp_path_factory):
   """Compiles with little optimization, and the same program only once."""
-  folder = str(tmp_path_factory.mktemp('compiled'))
-  changes = {  # Here, and JAX's default.
-    'jax_disable_most_optimizations': (True, False),
-    'jax_compilation_cache_dir': (folder, None),
-    'jax_persistent_cache_min_compile_time_secs': (0.0, 1.0),
-    'jax_persistent_cache_min_entry_size_bytes': (-1, 0),
+  changes = {
+    'jax_disable_most_optimizations': True,
+    # Of its own: what is compiled so is for nobody else.
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
   }
-  for index in (0, 1):
-    for name, values in changes.items():
-      jax.config.update(name, values[index])
+  # The first, a flag, is no attribute of the config.
+  before = {name: getattr(jax.config, name, False) for name in changes}
+  for values in (changes, before):
+    for name, value in values.items():
+      jax.config.update(name, value)
     compilation_cache.reset_cache()
-    if index == 0:
+    if values is changes:
       yield
 
 
