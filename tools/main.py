@@ -105,6 +105,10 @@ COMMANDS = {
     'btr_jax.tools.convert_checkpoint',
     'checkpoints from and to Hugging Face, Atlas and T5X',
   ),
+  'phrases': (
+    'btr_jax.tools.phrases',
+    'answers by phrase retrieval, without a reader: train, build, ask',
+  ),
   'quantize-reader': (
     'btr_jax.tools.quantize_reader',
     'store the matrices of a reader in four or eight bits',

@@ -1,0 +1,1 @@
+"""DensePhrases: answers are found as phrases of the corpus, nothing is read."""
