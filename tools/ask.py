@@ -33,6 +33,7 @@ def make_parser() -> common.Parser:
     help='joint, decomposed or binary (binary, from the cache)',
   )
   parser.add_argument('--codec', help="of mode binary; the reader's by default")
+  systems.add_bits_argument(parser)
   parser.add_argument(
     '--corpus',
     default=corpora.FACTBOOK,
@@ -146,7 +147,9 @@ def main(argv: Sequence[str]) -> int:
       '--mode all is for `btr evaluate`; here choose joint, decomposed or '
       'binary.'
     )
-  (system,) = systems.systems_of(reader_path, arguments.mode, arguments.codec)
+  (system,) = systems.systems_of(
+    reader_path, arguments.mode, systems.codec_of(arguments)
+  )
   reader = systems.load(reader_path, system)
   corpus = corpora.load_corpus(arguments.corpus, build=arguments.build)
   cache = None

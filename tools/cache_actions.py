@@ -64,6 +64,7 @@ def make_parser() -> common.Parser:
     '--codec',
     help="calibrated, residual, sign or float; the reader's by default",
   )
+  systems.add_bits_argument(parser)
   parser.add_argument(
     '--corpus',
     default=corpora.FACTBOOK,
@@ -312,7 +313,9 @@ def _run(arguments: Any, job: cache_jobs.Job) -> int:
     record, code = _verify(path)
   else:
     reader_path = systems.reader_path(arguments.reader)
-    (system,) = systems.systems_of(reader_path, 'binary', arguments.codec)
+    (system,) = systems.systems_of(
+      reader_path, 'binary', systems.codec_of(arguments)
+    )
     reader = systems.load(reader_path, system)
     corpus = corpora.load_corpus(
       arguments.corpus, build=arguments.build, on_disk=True

@@ -81,6 +81,7 @@ def make_parser() -> common.Parser:
     help='joint, decomposed, binary, or all (all)',
   )
   add('--codec', help='of mode binary: calibrated, residual, sign or float')
+  systems.add_bits_argument(parser)
   add('--cache', help='of mode binary; compressed or not')
   add(
     '--corpus',
@@ -294,7 +295,9 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
   """
   reader_path = systems.reader_path(arguments.reader)
   chosen = systems.merged(
-    systems.systems_of(reader_path, arguments.mode, arguments.codec),
+    systems.systems_of(
+      reader_path, arguments.mode, systems.codec_of(arguments)
+    ),
     merging_options.configs(arguments),
   )
   if arguments.cache and arguments.mode != 'binary':

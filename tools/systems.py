@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 import dataclasses
 import importlib.resources
@@ -130,7 +131,8 @@ def systems_of(
   """
   config_lib.check_choice('--mode', mode, (*config_lib.MODES, 'all'))
   if codec is not None:
-    config_lib.check_choice('--codec', codec, config_lib.CODECS)
+    kind, _ = reader_files.split_codec(codec)
+    config_lib.check_choice('--codec', kind, config_lib.CODECS)
     if mode not in ('binary', 'all'):
       raise common.UserError(
         f'--codec {codec} has no meaning in mode {mode}, which reads no '
@@ -154,6 +156,23 @@ def systems_of(
     codecs = [name for name in config_lib.CODECS if name in held]
   codecs = [codec] if codec else ['float', *codecs]
   return [*UNCACHED, *map(binary, codecs)]
+
+
+def add_bits_argument(parser: argparse.ArgumentParser) -> None:
+  """Adds --bits, the dial of the residual codec."""
+  parser.add_argument(
+    '--bits',
+    type=common.positive,
+    help='of the residual codec: its first so many bits per token, those that '
+    'tell most (all)',
+  )
+
+
+def codec_of(arguments: argparse.Namespace) -> str | None:
+  """What --codec and --bits ask for, as `reader_files.load_reader` takes it."""
+  if arguments.bits is None:
+    return arguments.codec
+  return f'{arguments.codec or "residual"}:{arguments.bits}'
 
 
 def load(path: str | os.PathLike, system: System) -> reader_files.LoadedReader:

@@ -25,7 +25,7 @@ import safetensors.flax
 from btr_jax import config as config_lib
 from btr_jax.data import records
 from btr_jax.data import vocabulary as vocabulary_lib
-from btr_jax.models import frozen, quantized
+from btr_jax.models import codecs, frozen, quantized
 from btr_jax.models import model as model_lib
 
 FORMAT_VERSION = 1
@@ -269,6 +269,41 @@ def _check_params(flat, model, path):
     )
 
 
+def split_codec(codec: str | None) -> tuple[str | None, int | None]:
+  """'residual:64' -> ('residual', 64): a codec, and how many of its bits.
+
+  Raises:
+    ValueError: no whole number of bits.
+  """
+  kind, colon, bits = (codec or '').partition(':')
+  if not colon:
+    return codec, None
+  if not bits.isdecimal():
+    raise ValueError(
+      f'The codec is {codec!r}; expected a name, or a name and a number of '
+      "bits such as 'residual:64'."
+    )
+  return kind, int(bits)
+
+
+def _with_fewer_bits(config, flat, bits, path):
+  """A residual codec that keeps the first, most telling, directions alone."""
+  most = codecs.kept_directions(config) * config.codec.bits_per_dim
+  if config.codec.kind != 'residual' or bits > most:
+    raise ValueError(
+      f'{bits} bits were asked of {path}, whose codec is {config.codec.kind} '
+      f'with {codecs.codec_layout(config).bits_bytes * 8} bits; expected a '
+      'residual codec with at least as many.'
+    )
+  narrow = dataclasses.replace(config.codec, num_bits=bits)
+  config = dataclasses.replace(config, codec=narrow)
+  kept = codecs.kept_directions(config)
+  return config, flat | {
+    'codec/rotation': flat['codec/rotation'][:, :kept],
+    'codec/level': flat['codec/level'][:kept],
+  }
+
+
 def load_reader(
   path: str | os.PathLike,
   mode: str | None = None,
@@ -280,7 +315,8 @@ def load_reader(
     path: reader or family directory.
     mode: how to answer; None takes binary if the reader has a codec.
     codec: which of a family's binary readers; `float` takes the decomposed
-      one with a cache of bfloat16 states (DeFormer).
+      one with a cache of bfloat16 states (DeFormer), 'residual:64' the first
+      64 bits of a residual codec with more.
 
   Returns:
     The reader; parameters in float32, but for quantized ones.
@@ -292,6 +328,7 @@ def load_reader(
   """
   if mode is not None:
     config_lib.check_choice('mode', mode, config_lib.MODES)
+  codec, bits = split_codec(codec)
   path = resolve_family(path, mode, codec)
   description = _read_json(path / READER_FILE)
   version = description.get('format_version')
@@ -325,6 +362,8 @@ def load_reader(
     raise ValueError(
       f'{path} was trained with codec {config.codec.kind!r}, not {codec!r}.'
     )
+  if bits is not None:
+    config, flat = _with_fewer_bits(config, flat, bits, path)
   if mode is None:
     mode = 'binary' if has_codec else 'joint'
   if mode == 'binary' and not has_codec and config.codec.kind != 'float':

@@ -88,6 +88,41 @@ def test_float_codec_needs_no_training(tiny_family):
   assert packed['bits'].shape == (1, 8, 2 * loaded.config.embed_dim)
 
 
+def test_fewer_bits_are_the_first_ones(tiny_family):
+  """A wider reader's first bits, in the cache and out of it."""
+  whole = reader_files.load_reader(tiny_family, mode='binary')
+  narrow = reader_files.load_reader(
+    tiny_family, mode='binary', codec='residual:16'
+  )
+  assert narrow.config.codec.num_bits == 16
+  assert narrow.model.codec_layout.bits_bytes == 2
+  assert narrow.fingerprint != whole.fingerprint
+  tokens = np.random.default_rng(0).integers(2, 100, (3, 20))
+  bits = {
+    reader: np.asarray(
+      found.model.encode_passages(found.params, tokens)['bits']
+    )
+    for reader, found in (('whole', whole), ('narrow', narrow))
+  }
+  same = bits['whole'][..., :2] == bits['narrow']
+  # Signs alone decide a bit, whatever the token's amplitude.
+  assert same.all()
+
+
+@pytest.mark.parametrize(
+  ('codec', 'message'),
+  [
+    ('residual:many', 'expected a name, or a name and a number'),
+    ('residual:4096', 'expected a residual codec with at least as many'),
+    ('residual:12', 'positive multiple of 8'),
+    ('calibrated:16', 'whose codec is calibrated'),
+  ],
+)
+def test_bits_that_are_not_there_are_refused(tiny_family, codec, message):
+  with pytest.raises(ValueError, match=message):
+    reader_files.load_reader(tiny_family, mode='binary', codec=codec)
+
+
 def test_refuses_what_is_no_reader(tmp_path):
   with pytest.raises(reader_files.ReaderFileError, match='is no reader'):
     reader_files.load_reader(tmp_path / 'nowhere')

@@ -53,6 +53,20 @@ def export_cache(btr, tiny_family, corpus_file):
   return run
 
 
+def test_the_dial_is_in_the_cache(export_cache, btr, tmp_path):
+  """--bits: fewer bytes, and only a reader of as many bits reads it."""
+  path = tmp_path / 'narrow'
+  record = export_cache('build', '--cache', path, '--bits', 8)
+  assert record['status'] == 'complete'
+  code, out, _ = btr('inspect-cache', path)
+  assert code == 0 and 'residual, 1+3 bytes' in out
+  message = export_cache('build', '--cache', path, '--bits', 16, fails=True)
+  assert '1+3 bytes' in message and '2+3 bytes' in message
+  assert 'positive multiple of 8' in export_cache(
+    'build', '--cache', tmp_path / 'odd', '--bits', 12, fails=True
+  )
+
+
 @pytest.fixture
 def built(export_cache, tmp_path):
   path = tmp_path / 'cache'
