@@ -6,8 +6,9 @@ hundreds. A delta holds these, and the base's fingerprint:
 
   delta.json         configuration, limits, base, provenance
   delta.safetensors  per changed matrix two thin ones in eight bits (codes and
-                     a scale each, as in `models/quantized.py`); the codec's
-                     tables as maps of the embedding; other tensors as they are
+                     a scale each, as in `models/quantized.py`), the codec's
+                     tables as maps of the embedding in as many, other
+                     tensors as they are
 
 Deltas are small enough to ship where weights are not, and say nothing of
 matrices that did not change.
@@ -122,7 +123,7 @@ def _as_map(
       f'it; expected at most {_TABLE_ERROR}. Fit the codec with '
       "prediction='embedding', and train by adapters, which leave it alone."
     )
-  return {_MAP: matrix.astype(jnp.bfloat16)}
+  return {_MAP: _in_eight_bits(matrix, axis=0)}
 
 
 def differences(
@@ -285,17 +286,13 @@ def applied(delta: Delta, base: Mapping[str, Any]) -> dict[str, Any]:
 def _value(node, base, embedding):
   if _WHOLE in node:
     return jnp.asarray(node[_WHOLE], jnp.float32)
-  if _MAP in node:
-    matrix = jnp.asarray(node[_MAP], jnp.float32)
+  if f'{_MAP}/{quantized.CODES}' in node:
+    matrix = _matrix(node, _MAP)
     offset = jnp.broadcast_to(matrix[-1], embedding.shape)
     return jnp.dot(embedding, matrix[:-1]) + offset
-  down, up = (
-    quantized.dequantize(
-      {
-        part: node[f'{thin}/{part}']
-        for part in (quantized.CODES, quantized.SCALE)
-      }
-    )
-    for thin in (_DOWN, _UP)
-  )
-  return base + jnp.dot(down, up)
+  return base + jnp.dot(_matrix(node, _DOWN), _matrix(node, _UP))
+
+
+def _matrix(node, name):
+  parts = (quantized.CODES, quantized.SCALE)
+  return quantized.dequantize({part: node[f'{name}/{part}'] for part in parts})

@@ -94,7 +94,7 @@ def test_the_delta_makes_the_reader_again(base, reader, tmp_path):
   assert set(found) == set(wanted)
   for name, value in wanted.items():
     change = np.asarray(value - before.get(name, 0 * value))
-    # Eight bits of each of two factors, bfloat16 of a map.
+    # Eight bits of each of two factors, or of a map.
     error = np.abs(np.asarray(found[name]) - np.asarray(value)).max()
     assert error <= 0.02 * max(np.abs(change).max(), 1e-6), name
   for name in ('codec/rotation', 'codec/level', 'encoder/encoder_norm/scale'):
