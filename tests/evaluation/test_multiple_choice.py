@@ -59,6 +59,8 @@ def test_a_vocabulary_without_the_letters_is_refused(tmp_path):
   from btr_jax.data import vocabulary
 
   class Blind(vocabulary.Vocabulary):
+    has_sentinels = True
+
     def encode(self, text):
       return [self.unk_id] * len(text.split())
 
