@@ -313,7 +313,8 @@ def load_reader(
 
   Args:
     path: reader or family directory.
-    mode: how to answer; None takes binary if the reader has a codec.
+    mode: how to answer; None takes binary if the reader has a codec, which the
+      other modes leave out.
     codec: which of a family's binary readers; `float` takes the decomposed
       one with a cache of bfloat16 states (DeFormer), 'residual:64' the first
       64 bits of a residual codec with more.
@@ -371,6 +372,8 @@ def load_reader(
       f'{path} has no codec, so it cannot answer in mode binary; train '
       "stage 3, choose mode joint or decomposed, or codec='float'."
     )
+  if mode != 'binary':  # No other mode has a codec.
+    flat = {k: v for k, v in flat.items() if not k.startswith('codec/')}
   stage = 3 if has_codec else 1
   model = model_lib.BtrModel(config, limits, stage=stage, mode=mode)
   _check_params(flat, model, weights)

@@ -88,6 +88,16 @@ def test_float_codec_needs_no_training(tiny_family):
   assert packed['bits'].shape == (1, 8, 2 * loaded.config.embed_dim)
 
 
+@pytest.mark.parametrize('mode', ['joint', 'decomposed'])
+def test_a_binary_reader_answers_in_the_other_modes(tiny_family, mode):
+  """Without its codec, which they do not have."""
+  path = tiny_family / 'residual'
+  found = reader_files.load_reader(path, mode=mode)
+  assert found.model.mode == mode and 'codec' not in found.params
+  whole = reader_files.load_reader(path)
+  assert whole.model.mode == 'binary' and 'codec' in whole.params
+
+
 def test_fewer_bits_are_the_first_ones(tiny_family):
   """A wider reader's first bits, in the cache and out of it."""
   whole = reader_files.load_reader(tiny_family, mode='binary')
