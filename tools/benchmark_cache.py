@@ -63,7 +63,7 @@ def make_parser() -> common.Parser:
     'cache of the size of Wikipedia (sparse files), compression, bytes per '
     'token. curve: compresses a real cache at several ratios and counts its '
     'files; with --questions it answers questions from each.',
-    'btr benchmark-cache costs --folder /tmp/costs --output costs.json',
+    'btr benchmark-cache costs --folder costs --output costs.json',
   )
   add = parser.add_argument
   add('action', choices=['costs', 'curve'])

@@ -8,9 +8,8 @@ these alone:
 
 The optimizer keeps moments of the thin matrices only, and what was learnt is a
 few hundredths of the reader: readers of one base can be shipped without it
-(`interop/deltas.py`). The adapters live in the
-tree of parameters as one more group, `adapters`, which `merged` adds to the
-matrices where a program begins.
+(`interop/deltas.py`). The adapters live in the tree of parameters as one more
+group, `adapters`, which `merged` adds to the matrices where a program begins.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flax import traverse_util
 from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
@@ -26,18 +24,11 @@ import numpy as np
 
 from btr_jax import axes
 from btr_jax.models import frozen
+from btr_jax.models.trees import flat_params, nested_params
 
 GROUP = 'adapters'
 DOWN, UP = 'down', 'up'
 _KERNEL = '/kernel'
-
-
-def _flat(tree):
-  return traverse_util.flatten_dict(dict(tree), sep='/')
-
-
-def _nested(flat):
-  return traverse_util.unflatten_dict(dict(flat), sep='/')
 
 
 def adapted_names(
@@ -47,7 +38,7 @@ def adapted_names(
   above the split or, with `lower`, all."""
   return sorted(
     name
-    for name, leaf in _flat(params).items()
+    for name, leaf in flat_params(params).items()
     if name.endswith(_KERNEL)
     and len(leaf.shape) == 2
     and not name.startswith((f'{GROUP}/', 'codec/'))
@@ -74,21 +65,21 @@ def initial(
   """
   if rank < 1:
     raise ValueError(f'ADAPTER_RANK is {rank}; expected 1 or more.')
-  flat, found = _flat(params), {}
+  flat, found = flat_params(params), {}
   for index, name in enumerate(names):
     inputs, outputs = flat[name].shape
     key = jax.random.fold_in(rng, index)
     down = jax.random.normal(key, (inputs, rank)) / np.sqrt(inputs)
     found[f'{name}/{DOWN}'] = down.astype(jnp.float32)
     found[f'{name}/{UP}'] = jnp.zeros((rank, outputs), jnp.float32)
-  return _nested(found)
+  return nested_params(found)
 
 
 def initial_axes(
   params_axes: Mapping[str, Any], names: Sequence[str]
 ) -> dict[str, Any]:
   """Logical axes of `initial`: those of the kernels, the rank on no mesh."""
-  flat, found = _flat(params_axes), {}
+  flat, found = flat_params(params_axes), {}
   for name in names:
     inputs, outputs = flat[f'{name}_axes'].names
     for part, of_part in (
@@ -97,7 +88,7 @@ def initial_axes(
     ):
       metadata = nn_partitioning.AxisMetadata(names=of_part)
       found[f'{name}/{part}_axes'] = metadata
-  return _nested(found)
+  return nested_params(found)
 
 
 def merged(params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -111,13 +102,13 @@ def merged(params: Mapping[str, Any]) -> Mapping[str, Any]:
   """
   if GROUP not in params:
     return params
-  flat = _flat({k: v for k, v in params.items() if k != GROUP})
-  thin = _flat(params[GROUP])
+  flat = flat_params({k: v for k, v in params.items() if k != GROUP})
+  thin = flat_params(params[GROUP])
   for place in sorted(name for name in thin if name.endswith(f'/{DOWN}')):
     name = place.removesuffix(f'/{DOWN}')
     change = jnp.dot(thin[place], thin[f'{name}/{UP}'])
     flat[name] = flat[name] + change.astype(flat[name].dtype)
-  return _nested(flat)
+  return nested_params(flat)
 
 
 def only_adapters(params: Mapping[str, Any]) -> Any:

@@ -54,7 +54,9 @@ def unpack(
   packed: UInt8[Array, '*tokens bytes'], bits: int
 ) -> Float[Array, '*tokens values']:
   """The inverse of `pack`, float32."""
-  single = jnp.unpackbits(packed, axis=-1)
-  single = single.reshape(single.shape[:-1] + (-1, bits)).astype(jnp.float32)
+  single = jnp.unpackbits(packed, axis=-1).astype(jnp.float32)
+  if bits == 1:  # On the way of every question: no matrix of one column.
+    return 2.0 * single - 1.0
+  single = single.reshape(single.shape[:-1] + (-1, bits))
   weights = jnp.exp2(jnp.arange(bits - 1, -1, -1, dtype=jnp.float32))
   return 2.0 * jnp.dot(single, weights) - (2.0**bits - 1.0)

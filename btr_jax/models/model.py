@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 import functools
 from typing import Any
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -31,6 +30,8 @@ from btr_jax.models import (
   quantized,
 )
 from btr_jax.models import reader as reader_lib
+from btr_jax.models.trees import flat_params as flat_params
+from btr_jax.models.trees import nested_params as nested_params
 
 Batch = Mapping[str, Array]
 Params = Mapping[str, Any]
@@ -500,13 +501,3 @@ def _averages(batch: Batch, **values: Array) -> dict[str, Any]:
     name: clu_metrics.Average(total=value * total, count=total)
     for name, value in values.items()
   }
-
-
-def flat_params(params: Params) -> dict[str, Any]:
-  """Parameters by 'encoder/layers_0/...' name."""
-  return traverse_util.flatten_dict(params, sep='/')
-
-
-def nested_params(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `flat_params`."""
-  return traverse_util.unflatten_dict(dict(flat), sep='/')
