@@ -115,3 +115,13 @@ def test_fingerprint_tells_what_caches_depend_on(models):
     assert same != frozen.is_below_split(name, config.split_layer), name
   other = dataclasses.replace(config, num_encoder_layers=4)
   assert frozen.fingerprint(params, other) != original
+
+
+def test_fingerprint_does_not_tell_how_a_reader_is_trained(models):
+  """A run without dropout reads the codes of a reader that had it."""
+  model, params = models('residual')
+  for change in ({'dropout_rate': 0.37}, {'initializer': 'mimetic'}):
+    other = dataclasses.replace(model.config, **change)
+    assert other != model.config
+    expected = frozen.fingerprint(params, model.config)
+    assert frozen.fingerprint(params, other) == expected
