@@ -129,7 +129,11 @@ class Dense(nn.Module):
   def __call__(
     self, states: Float[Array, '*batch inputs']
   ) -> Float[Array, '*batch outputs']:
-    return jnp.dot(states.astype(self.dtype), self.kernel.astype(self.dtype))
+    # As one matrix of tokens: from three axes, XLA's CPU compiler writes the
+    # kernel's gradient by way of a transposed copy of what flows back.
+    rows = states.astype(self.dtype).reshape(-1, self.inputs)
+    product = jnp.dot(rows, self.kernel.astype(self.dtype))
+    return product.reshape(*states.shape[:-1], self.outputs)
 
 
 class Embedding(nn.Module):
