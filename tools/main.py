@@ -21,6 +21,10 @@ COMMANDS = {
     'btr_jax.tools.delta',
     'a reader as what it adds to another, and back',
   ),
+  'grow-reader': (
+    'btr_jax.tools.grow_reader',
+    'a deeper reader that begins as the shallower one',
+  ),
   'plan-train': (
     'btr_jax.tools.plan_train',
     'memory and operations of a training run, before it runs',
