@@ -12,7 +12,7 @@ import numpy as np
 import rich.table
 
 from btr_jax.data import encoding, records
-from btr_jax.evaluation import code_errors
+from btr_jax.evaluation import code_answers, code_errors
 from btr_jax.evaluation import environment as environment_lib
 from btr_jax.models import reader_files
 from btr_jax.tools import common, corpora, progress
@@ -27,8 +27,9 @@ def make_parser() -> common.Parser:
     'study-codes',
     "Codes states of real passages at a reader's split by every setting of the "
     'codecs, and by codes that are no codecs here, with statistics from five '
-    'of six passages; tells the squared error on the others. Nothing is '
-    'trained. Memory: tokens * embed_dim * 4 bytes.',
+    'of six passages; tells the squared error on the others, and what the '
+    'reader still answers. Nothing is trained. Memory: tokens * embed_dim * 4 '
+    'bytes.',
     'btr study-codes --reader readers/small --corpus wiki --passages 2400',
   )
   add = parser.add_argument
@@ -50,6 +51,17 @@ def make_parser() -> common.Parser:
     '--rivals',
     action='store_true',
     help='also codes that are no codecs here; product quantization needs faiss',
+  )
+  add(
+    '--answers',
+    type=common.positive,
+    help='questions to answer through every codec (none): the first so many of '
+    '--questions after a shuffle',
+  )
+  add(
+    '--questions',
+    help='with passages, in the format of DPR (validation countries of the '
+    'Factbook)',
   )
   add('--output', help='write the JSON record to this file')
   add('--plot', help='draw error against bytes into this PNG')
@@ -86,6 +98,15 @@ def _batches(reader, corpus, count, length, seed):
   return split(tokens[test:]), split(tokens[:test])
 
 
+def _answers(reader, questions, count, seed):
+  """The scorer of `--answers`, or None."""
+  if not count:
+    return None
+  found = corpora.load_questions(questions, 'validation')
+  order = np.random.default_rng(seed).permutation(len(found))[:count]
+  return code_answers.CodeAnswers(reader, [found[int(i)] for i in order])
+
+
 def table(record: Mapping[str, Any]) -> rich.table.Table:
   """The rows, for people."""
   shown = rich.table.Table(
@@ -93,15 +114,16 @@ def table(record: Mapping[str, Any]) -> rich.table.Table:
     f'{record["tokens"]["fit"]:,}; relative squared error'
   )
   shown.add_column('code')
-  for name in ('bytes/token', 'what attention reads', 'residual stream'):
+  names = ['bytes/token', 'what attention reads', 'residual stream']
+  if record['answers']:
+    names += ['EM', 'F1', 'nats']
+  for name in names:
     shown.add_column(name, justify='right')
   for row in record['rows']:
-    shown.add_row(
-      row['code'],
-      str(row['bytes_per_token']),
-      f'{row["read"]:.4f}',
-      f'{row["residual"]:.4f}',
-    )
+    cells = [f'{row["read"]:.4f}', f'{row["residual"]:.4f}']
+    if 'em' in row:
+      cells += [f'{row["em"]:.1f}', f'{row["f1"]:.1f}', f'{row["nats"]:.3f}']
+    shown.add_row(row['code'], str(row['bytes_per_token']), *cells)
   return shown
 
 
@@ -177,6 +199,7 @@ def main(argv: Sequence[str]) -> int:
     norm_scale,
     code_errors.dials(reader.config.embed_dim),
     common.say,
+    _answers(reader, arguments.questions, arguments.answers, arguments.seed),
   )
   if arguments.rivals:
     from btr_jax.evaluation import code_rivals
@@ -188,6 +211,7 @@ def main(argv: Sequence[str]) -> int:
     'embed_dim': reader.config.embed_dim,
     'split_layer': reader.config.split_layer,
     'passages': arguments.passages,
+    'answers': arguments.answers,
     'tokens': {
       name: int(sum((batch != 0).sum() for batch in batches))
       for name, batches in (('fit', fit), ('test', test))

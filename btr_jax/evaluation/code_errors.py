@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 import numpy as np
 
 from btr_jax import config as config_lib
+from btr_jax.evaluation import code_answers
 from btr_jax.models import codec_fit, codecs, reader_files
 
 PAD_ID = 0
@@ -78,6 +79,7 @@ def dials(embed_dim: int) -> list[Dial]:
   found += [residual(bits, 2) for bits in sizes]
   found += [residual(bits, 2, window=1) for bits in sizes]
   found += [residual(bits, 4) for bits in sizes]
+  found += [residual(bits, 4, window=1) for bits in sizes]
   return found
 
 
@@ -165,25 +167,31 @@ def errors(
   return {name: float(lost[name] / whole[name]) for name in lost}
 
 
+def fitted(
+  reader: reader_files.LoadedReader, dial: Dial, fit_on: StoredStates
+) -> dict[str, Any]:
+  """Parameters of a codec that was fitted to states; empty if it has none."""
+  if dial.codec.kind != 'residual':
+    return {}
+  return codec_fit.fit_residual_codec(
+    fit_on.of,
+    fit_on.batches,
+    dataclasses.replace(reader.config, codec=dial.codec),
+    reader.params['token_embedder']['embedding'],
+    dial.prediction,
+  )
+
+
 def codec_decoder(
   reader: reader_files.LoadedReader,
   dial: Dial,
-  fit_on: StoredStates,
+  params: Mapping[str, Any],
   norm_scale: np.ndarray,
 ) -> tuple[Decode, codecs.CodecLayout]:
-  """A codec fitted to states, through the cache's bytes and back."""
+  """A codec with these parameters, through the cache's bytes and back."""
   config = dataclasses.replace(reader.config, codec=dial.codec)
-  params = {}
-  if dial.codec.kind == 'residual':
-    params = codec_fit.fit_residual_codec(
-      fit_on.of,
-      fit_on.batches,
-      config,
-      reader.params['token_embedder']['embedding'],
-      dial.prediction,
-    )
   codec = codecs.make_codec(config)
-  params = jax.tree.map(jnp.asarray, params)
+  params = jax.tree.map(jnp.asarray, dict(params))
   scale = jnp.asarray(norm_scale)
 
   @jax.jit
@@ -205,20 +213,23 @@ def measure(
   norm_scale: np.ndarray,
   chosen: Iterable[Dial],
   progress: Callable[[str], None] = lambda name: None,
+  answers: code_answers.CodeAnswers | None = None,
 ) -> list[dict[str, Any]]:
-  """A row for each setting: name, bytes per token, errors."""
+  """A row for each setting: name, bytes per token, errors; maybe answers."""
   rows = []
   for dial in chosen:
     progress(dial.name)
-    decode, layout = codec_decoder(reader, dial, fit_on, norm_scale)
-    rows.append(
-      {
-        'code': dial.name,
-        'codec': dataclasses.asdict(dial.codec),
-        'bytes_per_token': layout.bits_bytes + layout.scale_bytes,
-        **errors(test_on, norm_scale, decode),
-      }
-    )
+    params = fitted(reader, dial, fit_on)
+    decode, layout = codec_decoder(reader, dial, params, norm_scale)
+    row = {
+      'code': dial.name,
+      'codec': dataclasses.asdict(dial.codec),
+      'bytes_per_token': layout.bits_bytes + layout.scale_bytes,
+      **errors(test_on, norm_scale, decode),
+    }
+    if answers is not None:
+      row |= answers.score(dial.codec, params)
+    rows.append(row)
   return rows
 
 

@@ -2,13 +2,14 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from btr_jax import config as config_lib
-from btr_jax.data import encoding, records
-from btr_jax.evaluation import code_errors
+from btr_jax.data import encoding, prompts, records
+from btr_jax.evaluation import answer_metrics, code_answers, code_errors
 from btr_jax.models import codecs, reader_files
 from btr_jax.tools import common, study_codes
 
@@ -80,24 +81,55 @@ def test_more_bits_lose_less_and_floats_next_to_nothing(reader, stored):
     assert rows[dial.name]['bytes_per_token'] == stored_bytes
 
 
+def test_answers_through_floats_are_those_of_the_reader(reader, tiny_records):
+  """And few bits, which nothing was trained for, are not free."""
+  questions = tiny_records[:10]  # The second batch is not full.
+  answers = code_answers.CodeAnswers(reader, questions)
+  found = answers.score(config_lib.CodecConfig('float'), {})
+  batch = jax.tree.map(
+    jnp.asarray,
+    encoding.make_record_batch(reader.vocabulary, questions, reader.limits),
+  )
+  scores = np.asarray(reader.model.score_batch(reader.params, batch))
+  assert found['nats'] == pytest.approx(-scores.mean(), rel=1e-2)
+  texts = [
+    prompts.parse_answer(reader.vocabulary.decode(row))
+    for row in np.asarray(reader.model.predict_batch(reader.params, batch))
+  ]
+  expected = answer_metrics.answer_scores(
+    texts, [record.answers for record in questions]
+  )
+  assert found['em'] == expected['em'] and found['f1'] == expected['f1']
+  signs = answers.score(config_lib.CodecConfig('sign'), {})
+  assert signs['nats'] != pytest.approx(found['nats'], rel=1e-3)
+  with pytest.raises(ValueError, match='no questions'):
+    code_answers.CodeAnswers(reader, [])
+
+
 def test_no_passages_are_refused(reader):
   with pytest.raises(ValueError, match='no passages'):
     code_errors.StoredStates(reader, [])
 
 
 def test_the_command_records_and_draws(
-  tiny_family, tiny_passages, tmp_path, capsys
+  tiny_family, tiny_passages, tiny_records, tmp_path, capsys, monkeypatch
 ):
   pytest.importorskip('faiss')
+  chosen = code_errors.dials(16)[2:5]  # Each compiles a reader.
+  monkeypatch.setattr(code_errors, 'dials', lambda embed_dim: chosen)
   corpus = tmp_path / 'passages.jsonl'
   records.write_passages(corpus, tiny_passages)
   argv = ['--reader', str(tiny_family), '--corpus', str(corpus)]
   output, plot = tmp_path / 'codes.json', tmp_path / 'codes.png'
   argv += ['--length', '20', '--output', str(output), '--plot', str(plot)]
-  assert common.run(study_codes.main, [*argv, '--passages', '24']) == 0
+  questions = tmp_path / 'questions.jsonl'
+  records.write_records(questions, tiny_records)
+  asked = ['--questions', str(questions), '--answers', '3']
+  assert common.run(study_codes.main, [*argv, *asked, '--passages', '24']) == 0
   record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
   assert record == json.loads(output.read_text())
   assert record['tokens']['fit'] > 3 * record['tokens']['test'] > 0
+  assert all(0 <= row['em'] <= 100 for row in record['rows'])
   assert plot.read_bytes().startswith(b'\x89PNG')
   for wrong, message in (('5', 'at least 6'), ('99999', 'the corpus has')):
     assert common.run(study_codes.main, [*argv, '--passages', wrong]) == 2
