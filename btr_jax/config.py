@@ -22,6 +22,8 @@ DTYPES = ('float32', 'bfloat16')
 SCALE_BITS = (8, 16)
 BITS_PER_DIM = (1, 2, 4, 8)
 WINDOWS = (0, 1, 2)
+WIRINGS = ('recovered', 'bits', 'rms', 'unscaled')
+BINARIZERS = ('straight_through', 'annealed')
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -61,6 +63,11 @@ class CodecConfig:
       predict what the residual codec need not store.
     scale_bits: of the token's scale, 16 (bfloat16, 0.2 % off at most) or 8
       (its logarithm, 2.2 %), in the calibrated and the residual codec.
+    wiring: what the first upper layer gets of the calibrated codec's bits b,
+      with the token's variance v and the norm's weight w. Its residual branch
+      carries b sqrt(v) / w (`recovered`, `bits`), b sqrt(v) (`rms`) or b
+      (`unscaled`); its attention reads the norm of that, or, with `bits`, b
+      itself. The cache's bytes are those of any wiring.
   """
 
   kind: str = 'residual'
@@ -68,9 +75,16 @@ class CodecConfig:
   scale_bits: int = 16
   bits_per_dim: int = 1
   window: int = 0
+  wiring: str = 'recovered'
 
   def __post_init__(self):
     check_choice('codec.kind', self.kind, CODECS)
+    check_choice('codec.wiring', self.wiring, WIRINGS)
+    if self.wiring != 'recovered' and self.kind != 'calibrated':
+      raise ValueError(
+        f'codec.wiring={self.wiring!r} has no meaning for codec {self.kind!r}; '
+        "leave it 'recovered' or use the calibrated codec."
+      )
     for name, plain, allowed in (
       ('bits_per_dim', 1, BITS_PER_DIM),
       ('window', 0, WINDOWS),
@@ -182,7 +196,7 @@ class ReaderConfig:
     del values['remat']
     # Younger than the first caches: their readers are what they were.
     codec = values['codec']
-    for name in ('scale_bits', 'bits_per_dim', 'window'):
+    for name in ('scale_bits', 'bits_per_dim', 'window', 'wiring'):
       if codec[name] == getattr(CodecConfig, name):
         del codec[name]
     return values
@@ -219,6 +233,43 @@ class InputLimits:
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> InputLimits:
     return _from_dict(cls, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnealingConfig:
+  """Signs as tanh(beta x) in training, with a beta that grows (BPR, HashNet).
+
+  In place of the straight-through estimator; whatever is evaluated or cached
+  has hard signs. See `straight_through.annealed_beta`.
+
+  Attributes:
+    train_steps: updates in which beta grows from 1.
+    last_beta: what it grows to.
+  """
+
+  train_steps: int
+  last_beta: float = 32.0
+
+  def __post_init__(self):
+    if self.train_steps < 1:
+      raise ValueError(
+        f'annealing.train_steps is {self.train_steps}; expected at least 1.'
+      )
+    if not self.last_beta > 1:
+      raise ValueError(
+        f'ANNEAL_BETA is {self.last_beta}; expected more than 1, where it '
+        'begins: BPR and HashNet end at some 30.'
+      )
+
+  def check_codec(self, codec: CodecConfig) -> None:
+    """Raises ValueError for a codec that stores no signs."""
+    if codec.kind == 'float' or codec.bits_per_dim != 1:
+      raise ValueError(
+        f"BINARIZER is 'annealed' with codec {codec.kind!r} of "
+        f'{codec.bits_per_dim} bit(s) per dimension; tanh anneals to a sign: '
+        'expected calibrated, sign or residual with CODEC_BITS_PER_DIM=1, or '
+        "BINARIZER='straight_through'."
+      )
 
 
 @dataclasses.dataclass(frozen=True)

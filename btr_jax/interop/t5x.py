@@ -86,6 +86,12 @@ def model(
       f'{recipe.adapter_rank}; T5X trains all parameters. Expected True and 0, '
       'or the trainer of this package: python -m btr_jax.train.'
     )
+  if recipe is not None and recipe.annealing(stage) is not None:
+    raise ValueError(
+      f'BINARIZER is {recipe.binarizer!r}; T5X tells a loss nothing of the '
+      "step. Expected 'straight_through', or the trainer of this package: "
+      'python -m btr_jax.train.'
+    )
   vocabulary = vocabulary_lib.Vocabulary(*check_source(data).vocabulary_file())
   stages.check_vocabulary(reader, vocabulary)
   features = data.seqio_task().output_features
@@ -96,6 +102,7 @@ def model(
     stage=stage if training else 1,
     mode=model_lib.STAGE_MODES[stage],
     distill_tokens=recipe.distill_tokens if training else 'none',
+    recovery_weight=recipe.recovery_weight if training else 1.0,
     input_vocabulary=features['inputs'].vocabulary,
     output_vocabulary=features['targets'].vocabulary,
     optimizer_def=optimizer_def,

@@ -113,6 +113,7 @@ class TokenCodec(nn.Module):
     states: Float[Array, '*tokens embed'],
     token_ids: Int[Array, '*tokens'],
     norm_scale: Float[Array, 'embed'],
+    beta: Float[Array, ''] | None = None,
   ) -> TokenCode:
     """What is stored of the states that enter the first upper layer.
 
@@ -120,9 +121,10 @@ class TokenCodec(nn.Module):
       states: the residual stream at the split.
       token_ids: the tokens, which are stored anyway.
       norm_scale: weight of the norm that reads these states.
+      beta: in annealed training, of tanh(beta x) in place of the sign.
 
     Returns:
-      A TokenCode, differentiable by straight-through estimators.
+      A TokenCode, differentiable by straight-through estimators, or by tanh.
     """
     raise NotImplementedError
 
@@ -134,6 +136,11 @@ class TokenCodec(nn.Module):
   ) -> Float[Array, '*tokens embed']:
     """The states that the upper layers go on with."""
     raise NotImplementedError
+
+  def reading(self, code: TokenCode) -> Float[Array, '*tokens embed'] | None:
+    """What the next block's attention reads, if not the norm of `decode`."""
+    del code
+    return None
 
   def recovery_error(
     self,
@@ -157,8 +164,8 @@ class TokenCodec(nn.Module):
 class FloatCodec(TokenCodec):
   """bfloat16 states: no bits, 16 times the bytes of one bit per dimension."""
 
-  def encode(self, states, token_ids, norm_scale):
-    del token_ids, norm_scale
+  def encode(self, states, token_ids, norm_scale, beta=None):
+    del token_ids, norm_scale, beta
     states = states.astype(jnp.float32)
     nothing = jnp.zeros(states.shape[:-1] + (0,), jnp.float32)
     return TokenCode(straight_through.round_to_bfloat16(states), nothing)
@@ -216,11 +223,11 @@ class SignCodec(TokenCodec):
   def setup(self):
     self.recovery = _RecoveryHead(self.config.embed_dim)
 
-  def encode(self, states, token_ids, norm_scale):
+  def encode(self, states, token_ids, norm_scale, beta=None):
     del token_ids, norm_scale
     states = states.astype(jnp.float32)
     nothing = jnp.zeros(states.shape[:-1] + (0,), jnp.float32)
-    return TokenCode(straight_through.sign(states), nothing)
+    return TokenCode(straight_through.binarize(states, beta), nothing)
 
   def decode(self, code, token_ids, norm_scale):
     del token_ids, norm_scale
@@ -248,23 +255,32 @@ class CalibratedCodec(SignCodec):
   (v: the token's variance, w: the norm's weight). The scale is recovered as
   x_hat = b * sqrt(v) / w. The upper block then runs unchanged on x_hat: its
   norm turns it back into something proportional to b, and its residual branch
-  has the scale that the layers above expect.
+  has the scale that the layers above expect. That is codec.wiring
+  `recovered`; the paper leaves open what attention reads, so there are others
+  (`config.CodecConfig`).
   """
 
-  def encode(self, states, token_ids, norm_scale):
+  def encode(self, states, token_ids, norm_scale, beta=None):
     del token_ids
     rms = layers.root_mean_square(states)
     return TokenCode(
-      values=straight_through.sign(_normed(states, norm_scale)),
+      values=straight_through.binarize(_normed(states, norm_scale), beta),
       scale=self._stored.round(jnp.square(rms)),
     )
 
   def decode(self, code, token_ids, norm_scale):
     del token_ids
+    if self.config.codec.wiring == 'unscaled':
+      return code.values
+    if self.config.codec.wiring == 'rms':
+      return code.values * jnp.sqrt(code.scale)
     small = jnp.abs(norm_scale) < _SMALLEST_NORM_SCALE
     safe = jnp.where(small, _SMALLEST_NORM_SCALE, norm_scale)
     root = jnp.sqrt(code.scale)
     return code.values * root / layers.over_last_axis(safe, code.values)
+
+  def reading(self, code):
+    return code.values if self.config.codec.wiring == 'bits' else None
 
   def pack(self, code):
     bits = _pack_signs(code.values)
@@ -348,7 +364,7 @@ class ResidualCodec(TokenCodec):
     residual = jnp.dot(code.values * amplitude, self.rotation.T)
     return self._predict(token_ids) + residual
 
-  def encode(self, states, token_ids, norm_scale):
+  def encode(self, states, token_ids, norm_scale, beta=None):
     del norm_scale
     whitened, rms = self._whiten(states)
     rotated = jnp.dot(whitened - self._predict(token_ids), self.rotation)
@@ -359,7 +375,7 @@ class ResidualCodec(TokenCodec):
     amplitude = straight_through.round_to_log_code(amplitude)
     scale = [self._stored_rms.round(rms), amplitude]
     return TokenCode(
-      values=levels.quantize(relative / amplitude, self._bits),
+      values=levels.quantize(relative / amplitude, self._bits, beta),
       scale=jnp.concatenate(scale, axis=-1),
     )
 

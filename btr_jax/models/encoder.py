@@ -48,16 +48,23 @@ class EncoderLayer(nn.Module):
     states: Float[Array, 'batch length embed'],
     bias: Float[Array, '#batch #heads length length'],
     deterministic: bool = True,
+    reading: Float[Array, 'batch length embed'] | None = None,
   ) -> tuple[
     Float[Array, 'batch length embed'],
     Float[Array, 'batch heads length length'],
   ]:
-    normed = self.pre_attention_layer_norm(states)
+    normed = self._read(states, reading)
     update, weights = self.attention(normed, bias, deterministic)
     states = states + self.dropout(update, deterministic=deterministic)
     update = self.mlp(self.pre_mlp_layer_norm(states), deterministic)
     states = states + self.dropout(update, deterministic=deterministic)
     return layers.constrain_states(states), weights
+
+  def _read(self, states, reading):
+    # What attention reads: the norm of the states, unless a codec says it.
+    if reading is not None:
+      return reading
+    return self.pre_attention_layer_norm(states)
 
   def merging(
     self,
@@ -66,9 +73,10 @@ class EncoderLayer(nn.Module):
     tokens: merging_lib.Tokens,
     question_length: int,
     ratio: float,
+    reading: Float[Array, 'batch length embed'] | None = None,
   ) -> tuple[Float[Array, 'batch left embed'], merging_lib.Tokens]:
     """The layer, merging passage tokens between attention and feed-forward."""
-    normed = self.pre_attention_layer_norm(states)
+    normed = self._read(states, reading)
     keys, values = self.attention.keys_and_values(normed)
     update, _ = self.attention.attend(normed, keys, values, bias)
     states = states + update
@@ -149,6 +157,7 @@ class Encoder(nn.Module):
     mask: Bool[Array, 'sequences length'],
     deterministic: bool = True,
     trace_question_length: int | None = None,
+    reading: Float[Array, 'sequences length embed'] | None = None,
   ) -> tuple[Float[Array, 'sequences length embed'], UpperTrace | None]:
     """Layers k..n-1 and the final norm over [question ; passage].
 
@@ -158,6 +167,8 @@ class Encoder(nn.Module):
       deterministic: no dropout.
       trace_question_length: columns of the question; if given, an UpperTrace
         is returned beside the states.
+      reading: what the attention of layer k reads in place of the norm of the
+        states; None for that norm.
 
     Returns:
       The encoder's output, and the trace or None.
@@ -167,7 +178,8 @@ class Encoder(nn.Module):
     states = layers.constrain_states(states)
     passage_states, attention = [], []
     for layer in self.layers[self.config.split_layer :]:
-      states, weights = layer(states, bias, deterministic)
+      states, weights = layer(states, bias, deterministic, reading)
+      reading = None
       if question_length is not None:
         passage_states.append(states[:, question_length:])
         rows = mask[:, :question_length].astype(jnp.float32)
@@ -190,6 +202,7 @@ class Encoder(nn.Module):
     tokens: merging_lib.Tokens,
     question_length: int,
     merging: config_lib.MergingConfig,
+    reading: Float[Array, 'sequences length embed'] | None = None,
   ) -> tuple[Float[Array, 'sequences left embed'], merging_lib.Tokens]:
     """`upper`, merging similar tokens of each passage in every layer.
 
@@ -198,6 +211,7 @@ class Encoder(nn.Module):
       tokens: what they stand for.
       question_length: columns of the question, none of which is merged.
       merging: ratio, and whether attention is proportional to sizes.
+      reading: see `upper`.
 
     Returns:
       The encoder's output and what is left of the tokens.
@@ -209,9 +223,17 @@ class Encoder(nn.Module):
       bias += attention_lib.padding_bias(tokens.kinds != merging_lib.PADDING)
       bias += merging_lib.size_bias(tokens, merging.proportional_attention)
       states, tokens = layer.merging(
-        states, bias, tokens, question_length, merging.intra_ratio
+        states, bias, tokens, question_length, merging.intra_ratio, reading
       )
+      reading = None
     return self.encoder_norm(states), tokens
+
+  def split_norm(
+    self, states: Float[Array, 'sequences length embed']
+  ) -> Float[Array, 'sequences length embed']:
+    """What the attention of layer k reads of states that enter it."""
+    layer = self.layers[self.config.split_layer]
+    return layer.pre_attention_layer_norm(states)
 
   def split_norm_scale(self) -> Float[Array, 'embed']:
     """Weight of the norm that reads the cached states (block k+1's first)."""

@@ -19,7 +19,9 @@ HALF_STEP = {1: 1.0, 2: 0.6240, 4: 0.2101, 8: 0.0193}
 
 
 def quantize(
-  values: Float[Array, '*shape'], bits: int
+  values: Float[Array, '*shape'],
+  bits: int,
+  beta: Float[Array, ''] | None = None,
 ) -> Float[Array, '*shape']:
   """The nearest level; backward the identity between the outermost levels.
 
@@ -28,9 +30,17 @@ def quantize(
   Args:
     values: in half steps.
     bits: of a level.
+    beta: of an annealed sign, for one bit only; None for a hard one.
+
+  Raises:
+    ValueError: beta for more bits.
   """
   if bits == 1:
-    return straight_through.sign(values)
+    return straight_through.binarize(values, beta)
+  if beta is not None:
+    raise ValueError(
+      f'bits is {bits} with a beta; expected 1: tanh anneals to a sign.'
+    )
   largest = 2.0**bits - 1.0
   clipped = jnp.clip(values, -largest, largest)
   level = 2.0 * jnp.floor(values / 2.0) + 1.0

@@ -28,6 +28,7 @@ from btr_jax.models import (
   frozen,
   initialization,
   quantized,
+  straight_through,
 )
 from btr_jax.models import reader as reader_lib
 from btr_jax.models.trees import flat_params as flat_params
@@ -53,6 +54,8 @@ class BtrModel:
     train_lower: whether the losses reach what cached passages depend on.
     adapter_rank: of the adapters that alone are trained (`models/adapters.py`);
       0 for none.
+    annealing: how signs are trained in place of straight-through estimators;
+      `loss_fn` then needs the step. None for those.
     inference: how `encode` and `decode` run unless they are told otherwise.
     optimizer_def: T5X's optimizer; ours is built by the trainer.
     input_vocabulary: SeqIO vocabulary of questions and passages, for T5X.
@@ -72,6 +75,7 @@ class BtrModel:
     recovery_weight: float = 1.0,
     train_lower: bool = True,
     adapter_rank: int = 0,
+    annealing: config_lib.AnnealingConfig | None = None,
     inference: config_lib.InferenceConfig = config_lib.DEFAULT_INFERENCE,
     input_vocabulary: Any = None,
     output_vocabulary: Any = None,
@@ -80,7 +84,8 @@ class BtrModel:
     """See the class; `mode` defaults to the stage's.
 
     Raises:
-      ValueError: unknown stage, mode or token selection.
+      ValueError: unknown stage, mode or token selection, a negative weight, or
+        annealing where no sign is trained.
     """
     if stage not in STAGE_MODES:
       raise ValueError(
@@ -95,12 +100,26 @@ class BtrModel:
     config_lib.check_choice(
       'distill_tokens', distill_tokens, config_lib.TOKEN_SELECTIONS
     )
+    if recovery_weight < 0:
+      raise ValueError(
+        f'RECOVERY_WEIGHT is {recovery_weight}; expected 0, for no recovery '
+        'loss, or more (the paper uses 1).'
+      )
+    if annealing is not None:
+      annealing.check_codec(config.codec)
+      if not train_lower:
+        raise ValueError(
+          "BINARIZER is 'annealed' with TRAIN_LOWER=False; the signs of codes "
+          'that stay are not trained. Expected TRAIN_LOWER=True, or '
+          "BINARIZER='straight_through'."
+        )
     self._distill_tokens = distill_tokens
     self._distill_fraction = distill_fraction
     self._distill_weight = distill_weight
     self._recovery_weight = recovery_weight
     self.train_lower = train_lower
     self.adapter_rank = adapter_rank
+    self.annealing = annealing
     self.inference = inference
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
@@ -229,6 +248,7 @@ class BtrModel:
     batch: Batch,
     dropout_rng: jax.Array | None,
     flax_mutables: Mapping[str, Any] | None = None,
+    step: Int[Array, ''] | int | None = None,
   ):
     """The stage's loss and metrics.
 
@@ -237,15 +257,16 @@ class BtrModel:
       batch: model features, see `data/feature_converters.py`.
       dropout_rng: key for dropout and random token choice; None for neither.
       flax_mutables: in stage 2 {'teacher': parameters}.
+      step: updates done, where signs are annealed.
 
     Returns:
       (loss, metrics); with flax_mutables (loss, (metrics, flax_mutables)).
       The loss is the mean per target token; metrics are clu Metrics.
 
     Raises:
-      ValueError: stage 2 without a teacher.
+      ValueError: stage 2 without a teacher, or annealing without a step.
     """
-    loss, metrics = self._loss(params, batch, dropout_rng, flax_mutables)
+    loss, metrics = self._loss(params, batch, dropout_rng, flax_mutables, step)
     if flax_mutables:
       return loss, (metrics, flax_mutables)
     return loss, metrics
@@ -280,7 +301,20 @@ class BtrModel:
       logits, batch['decoder_target_tokens'], batch['decoder_loss_weights']
     )
 
-  def _loss(self, params, batch, dropout_rng, flax_mutables):
+  def _beta(self, step):
+    # Of annealed signs, in the mode that has signs.
+    if self.annealing is None or self.mode != 'binary':
+      return None
+    if step is None:
+      raise ValueError(
+        'Annealed signs depend on the step, which is None; pass loss_fn the '
+        'updates done as step, or evaluate by eval_fn, which has hard signs.'
+      )
+    return straight_through.annealed_beta(
+      step, self.annealing.train_steps, self.annealing.last_beta
+    )
+
+  def _loss(self, params, batch, dropout_rng, flax_mutables, step):
     rngs, choice_rng = {}, None
     if dropout_rng is not None:
       dropout_key, choice_rng = jax.random.split(dropout_rng)
@@ -295,6 +329,10 @@ class BtrModel:
         'The batches hold passage_bits, codes of lower layers that this run '
         'would change. Set TRAIN_LOWER=False, or take batches without codes.'
       )
+    # Where the lower layers and the codec stay, nothing can be recovered.
+    recovers = self.mode == 'binary' and self.train_lower
+    recovers = recovers and self._recovery_weight > 0
+    beta = self._beta(step)
     logits, encoded = self.module.apply(
       {'params': adapters.merged(params)},
       batch['question_tokens'],
@@ -302,6 +340,8 @@ class BtrModel:
       batch['decoder_input_tokens'],
       self.mode,
       packed=packed,
+      recover=recovers,
+      beta=beta,
       deterministic=dropout_rng is None,
       trace=self.stage == 2 and self._distill_tokens != 'none',
       rngs=rngs,
@@ -320,10 +360,11 @@ class BtrModel:
       )
       loss += self._distill_weight * distill_loss
       values['distill_loss'] = distill_loss
-    # Where the lower layers and the codec stay, nothing can be recovered.
-    if self.mode == 'binary' and self.train_lower:
+    if recovers:
       loss += self._recovery_weight * encoded.recovery
       values['recovery_loss'] = encoded.recovery
+    if beta is not None:
+      values['beta'] = beta
     return loss, _averages(batch, loss=loss, **values)
 
   def _distill_loss(self, teacher_params, batch, encoded, choice_rng):

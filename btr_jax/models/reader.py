@@ -77,26 +77,12 @@ class Reader(nn.Module):
     )
     return self.codec.pack(code)
 
-  def unpack_passages(
-    self,
-    packed: codecs.PackedCode,
-    passage_tokens: Int[Array, 'sequences length'],
-  ) -> Float[Array, 'sequences length embed']:
-    """The cache's bytes to the states that enter the upper layers."""
-    return self.codec.decode(
-      self.codec.unpack(packed),
-      passage_tokens,
-      self.encoder.split_norm_scale(),
-    )
-
-  def _binarize(self, states, passage_tokens):
-    """States through the codec, and the mean recovery error."""
+  def _recovery(self, code, states, passage_tokens):
+    """The codec's mean recovery error over real tokens."""
     norm_scale = self.encoder.split_norm_scale()
-    code = self.codec.encode(states, passage_tokens, norm_scale)
     errors = self.codec.recovery_error(code, states, passage_tokens, norm_scale)
     real = (passage_tokens != PAD_ID).astype(jnp.float32)
-    recovery = jnp.sum(errors * real) / jnp.maximum(jnp.sum(real), 1.0)
-    return self.codec.decode(code, passage_tokens, norm_scale), recovery
+    return jnp.sum(errors * real) / jnp.maximum(jnp.sum(real), 1.0)
 
   def encode(
     self,
@@ -107,6 +93,8 @@ class Reader(nn.Module):
     deterministic: bool = True,
     trace: bool = False,
     merging: config_lib.MergingConfig = config_lib.NO_MERGING,
+    recover: bool = True,
+    beta: Float[Array, ''] | None = None,
   ) -> Encoded:
     """Encodes a question with its passages.
 
@@ -119,9 +107,11 @@ class Reader(nn.Module):
       deterministic: no dropout.
       trace: also return what distillation needs.
       merging: which tokens to merge; in inference only.
+      recover: whether the codec also tells its recovery error.
+      beta: of annealed signs, in training only (`TokenCodec.encode`).
 
     Returns:
-      Encoded, with `recovery` set where the codec ran here.
+      Encoded, with `recovery` set where the codec ran here and was to tell it.
 
     Raises:
       ValueError: unknown mode, or cached bytes for another mode.
@@ -136,7 +126,7 @@ class Reader(nn.Module):
     tokens = encoder_lib.join_segments(question_tokens, passage_tokens)
     flat_passages = passage_tokens.reshape(-1, passage_length)
     mask = tokens != PAD_ID
-    recovery = None
+    code, recovery, reading = None, None, None
 
     if mode == 'joint':
       states = self.encoder.lower(
@@ -146,7 +136,11 @@ class Reader(nn.Module):
       if packed is None:
         passages = self.passage_states(flat_passages, deterministic)
         if mode == 'binary':
-          passages, recovery = self._binarize(passages, flat_passages)
+          code = self.codec.encode(
+            passages, flat_passages, self.encoder.split_norm_scale(), beta
+          )
+          if recover:
+            recovery = self._recovery(code, passages, flat_passages)
       else:
         # Not -1: a codec may store no scale, an array of no bytes.
         rows = (batch * num_passages, passage_length)
@@ -154,26 +148,38 @@ class Reader(nn.Module):
           packed.bits.reshape(rows + packed.bits.shape[3:]),
           packed.scale.reshape(rows + packed.scale.shape[3:]),
         )
-        passages = self.unpack_passages(flat, flat_passages)
+        code = self.codec.unpack(flat)
       question = self.passage_states(question_tokens, deterministic)
-      states = encoder_lib.join_segments(
-        question,
-        passages.astype(question.dtype).reshape(
-          batch, num_passages, passage_length, -1
-        ),
-      )
+
+      def after_question(question, passages):
+        split = (batch, num_passages, passage_length, -1)
+        passages = passages.astype(question.dtype).reshape(split)
+        return encoder_lib.join_segments(question, passages)
+
+      if code is not None:
+        passages = self.codec.decode(
+          code, flat_passages, self.encoder.split_norm_scale()
+        )
+        reading = self.codec.reading(code)
+        if reading is not None:
+          reading = after_question(self.encoder.split_norm(question), reading)
+      states = after_question(question, passages)
 
     upper_trace, tokens = None, None
     if merging.intra_ratio or merging.cross_ratio:
       tokens = merging_lib.Tokens.unmerged(mask, question_length)
     if merging.intra_ratio:
       output, tokens = self.encoder.upper_merging(
-        states, tokens, question_length, merging
+        states, tokens, question_length, merging, reading
       )
       mask = tokens.kinds != merging_lib.PADDING
     else:
       output, upper_trace = self.encoder.upper(
-        states, mask, deterministic, question_length if trace else None
+        states,
+        mask,
+        deterministic,
+        question_length if trace else None,
+        reading,
       )
     # The decoder sees nothing of a missing passage, its question included.
     mask = mask & jnp.any(flat_passages != PAD_ID, axis=-1, keepdims=True)
@@ -202,6 +208,8 @@ class Reader(nn.Module):
     packed: codecs.PackedCode | None = None,
     deterministic: bool = True,
     trace: bool = False,
+    recover: bool = True,
+    beta: Float[Array, ''] | None = None,
   ) -> tuple[Float[Array, 'batch answer_length vocab'], Encoded]:
     """Logits of the answer under teacher forcing, and the encoding."""
     encoded = self.encode(
@@ -211,6 +219,8 @@ class Reader(nn.Module):
       packed,
       deterministic=deterministic,
       trace=trace,
+      recover=recover,
+      beta=beta,
     )
     logits = self.decoder(
       encoded.states, encoded.mask, decoder_input_tokens, deterministic

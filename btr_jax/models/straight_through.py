@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 # Eight-bit logarithmic code of a positive number: steps of 2^(1/16), from
 # 2^-8 to 2^7.94. Relative error at most 2.2 %.
@@ -24,6 +24,40 @@ def sign(values: Float[Array, '*shape']) -> Float[Array, '*shape']:
   hard = jnp.where(values > 0, 1.0, -1.0).astype(values.dtype)
   soft = jnp.tanh(values)
   return soft + jax.lax.stop_gradient(hard - soft)
+
+
+def annealed_beta(
+  step: Int[Array, ''] | int, train_steps: int, last_beta: float
+) -> Float[Array, '']:
+  """The steepness of `annealed_sign` at a step: 1 at 0, then growing.
+
+  Its square grows linearly, as in BPR (Yamada et al. 2021), whose
+  sqrt(1 + gamma step) this is with gamma = (last_beta^2 - 1) / train_steps.
+
+  Args:
+    step: updates done.
+    train_steps: updates in all; from there on it is last_beta.
+    last_beta: more than 1.
+  """
+  done = jnp.clip(jnp.asarray(step, jnp.float32) / train_steps, 0.0, 1.0)
+  return jnp.sqrt(1.0 + done * (last_beta**2 - 1.0))
+
+
+def annealed_sign(
+  values: Float[Array, '*shape'], beta: Float[Array, ''] | float
+) -> Float[Array, '*shape']:
+  """tanh(beta x), forward and backward: soft until beta is large.
+
+  HashNet (Cao et al. 2017) and BPR train so; BTR section 3.1 does not.
+  """
+  return jnp.tanh(values * beta)
+
+
+def binarize(
+  values: Float[Array, '*shape'], beta: Float[Array, ''] | float | None = None
+) -> Float[Array, '*shape']:
+  """`annealed_sign` where there is a beta, else `sign`."""
+  return sign(values) if beta is None else annealed_sign(values, beta)
 
 
 def round_to_bfloat16(

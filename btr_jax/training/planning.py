@@ -164,7 +164,11 @@ def plan_stage(
   )
   transform = optimizers.make_optimizer(optimizer, schedule)
   model = model_lib.BtrModel(
-    reader, limits, stage=stage, distill_tokens=recipe.distill_tokens
+    reader,
+    limits,
+    stage=stage,
+    distill_tokens=recipe.distill_tokens,
+    recovery_weight=recipe.recovery_weight,
   )
   abstract = state_lib.abstract_state(model, transform, mesh)
   batch = abstract_batch(model, recipe.batch_size, mesh)

@@ -98,6 +98,11 @@ class Recipe:
     codec_prediction: stage 3: what a token id's states are predicted by, see
       `codec_fit.PREDICTIONS`; `embedding` for readers shipped as deltas.
     seed: of parameters, dropout and the order of the data.
+    recovery_weight: stage 3: of the recovery loss; 0 does not compute it.
+    binarizer: stage 3: `straight_through` (the paper's), or `annealed`:
+      tanh(beta x) with a beta that grows over the steps (BPR, HashNet);
+      evaluated and exported are hard signs either way.
+    anneal_beta: the beta of the last step; it begins at 1.
   """
 
   train_steps: int | Sequence[int]
@@ -111,13 +116,32 @@ class Recipe:
   codec_fit_batches: int = 64
   codec_prediction: str = 'both'
   seed: int = 0
+  recovery_weight: float = 1.0
+  binarizer: str = 'straight_through'
+  anneal_beta: float = 32.0
 
   def settings(self, stage: int) -> dict[str, Any]:
     """The values that hold for one stage."""
     values = dataclasses.asdict(self)
+    # Younger than the first runs, which go on as they were.
+    for name in ('recovery_weight', 'binarizer', 'anneal_beta'):
+      if values[name] == getattr(Recipe, name):
+        del values[name]
     for name in ('train_steps', 'learning_rate', 'warmup_steps'):
       values[name] = by_stage(name.upper(), values[name], stage)
     return values
+
+  def annealing(self, stage: int) -> config_lib.AnnealingConfig | None:
+    """How signs are annealed in a stage; None where they are not.
+
+    Raises:
+      ValueError: an unknown binarizer, or a beta that does not grow.
+    """
+    config_lib.check_choice('BINARIZER', self.binarizer, config_lib.BINARIZERS)
+    if self.binarizer != 'annealed':
+      return None
+    steps = self.settings(stage)['train_steps']
+    return config_lib.AnnealingConfig(steps, self.anneal_beta)
 
   def data_seed(self, stage: int) -> int:
     """Seed of the data's order: another one in every stage."""
@@ -226,8 +250,10 @@ def run_stage(
     limits,
     stage=stage,
     distill_tokens=recipe.distill_tokens,
+    recovery_weight=recipe.recovery_weight,
     train_lower=train_lower,
     adapter_rank=recipe.adapter_rank,
+    annealing=recipe.annealing(stage),
   )
   settings = {
     'stage': stage,

@@ -57,12 +57,16 @@ def _global_norm(tree):
   return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
 
 
-def _loss_and_grads(model, params, mutables, batch, rng):
+def _loss_and_grads(model, params, mutables, batch, rng, step):
+  # T5X's contract knows no step; only annealed signs ask for it.
+  anneals = getattr(model, 'annealing', None) is not None
+  given = {'step': step} if anneals else {}
+
   def loss_fn(params):
     if mutables:
-      loss, (metrics, _) = model.loss_fn(params, batch, rng, mutables)
+      loss, (metrics, _) = model.loss_fn(params, batch, rng, mutables, **given)
       return loss, metrics
-    return model.loss_fn(params, batch, rng)
+    return model.loss_fn(params, batch, rng, **given)
 
   (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
   return grads, metrics
@@ -75,6 +79,7 @@ def accumulate(
   batch: Mapping[str, jax.Array],
   rng: jax.Array,
   microbatches: int,
+  step: jax.Array | None = None,
 ) -> tuple[Any, Metrics]:
   """Gradients of the whole batch, one part in memory at a time.
 
@@ -88,6 +93,7 @@ def accumulate(
     batch: the whole batch; its rows divide by `microbatches`.
     rng: key of the step.
     microbatches: number of parts.
+    step: updates done, for a model whose signs are annealed.
 
   Returns:
     (gradients, metrics).
@@ -105,7 +111,7 @@ def accumulate(
   def one(carry, inputs):
     index, part = inputs
     grads, metrics = _loss_and_grads(
-      model, params, mutables, part, jax.random.fold_in(rng, index)
+      model, params, mutables, part, jax.random.fold_in(rng, index), step
     )
     share = jnp.sum(part['decoder_loss_weights']) / total
     carry = jax.tree.map(lambda old, new: old + share * new, carry, grads)
@@ -146,11 +152,11 @@ def make_train_step(
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     if microbatches == 1:
       grads, metrics = _loss_and_grads(
-        model, state.params, mutables, batch, rng
+        model, state.params, mutables, batch, rng, state.step
       )
     else:
       grads, metrics = accumulate(
-        model, state.params, mutables, batch, rng, microbatches
+        model, state.params, mutables, batch, rng, microbatches, state.step
       )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {

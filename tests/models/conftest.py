@@ -18,6 +18,7 @@ def _small_config(codec='residual', **overrides):
   scale_bits = overrides.pop('scale_bits', 16)
   bits_per_dim = overrides.pop('bits_per_dim', 1)
   window = overrides.pop('window', 0)
+  wiring = overrides.pop('wiring', 'recovered')
   values = dict(
     vocab_size=48,
     embed_dim=16,
@@ -29,7 +30,7 @@ def _small_config(codec='residual', **overrides):
     split_layer=2,
     dropout_rate=0.0,
     codec=config_lib.CodecConfig(
-      codec, num_bits, scale_bits, bits_per_dim, window
+      codec, num_bits, scale_bits, bits_per_dim, window, wiring
     ),
   )
   return config_lib.ReaderConfig(**{**values, **overrides})
@@ -38,7 +39,14 @@ def _small_config(codec='residual', **overrides):
 def _small_model(stage=3, codec='residual', limits=LIMITS, **overrides):
   options = {
     name: overrides.pop(name)
-    for name in ('mode', 'distill_tokens', 'train_lower', 'adapter_rank')
+    for name in (
+      'mode',
+      'distill_tokens',
+      'recovery_weight',
+      'train_lower',
+      'adapter_rank',
+      'annealing',
+    )
     if name in overrides
   }
   return model_lib.BtrModel(

@@ -24,6 +24,28 @@ def test_sign_has_the_derivative_of_tanh_backward():
   np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
+def test_beta_grows_from_one_to_its_end():
+  betas = [
+    float(straight_through.annealed_beta(step, 8, 5.0)) for step in range(10)
+  ]
+  # sqrt(1 + 24 step / 8): BPR's, with gamma = 3.
+  expected = np.sqrt(1 + 3.0 * np.minimum(np.arange(10), 8))
+  np.testing.assert_allclose(betas, expected, rtol=1e-6)
+  assert betas[0] == 1.0 and betas[8] == betas[9] == 5.0
+
+
+@pytest.mark.parametrize('beta', [1.0, 2.5, 32.0])
+def test_annealed_sign_is_tanh_both_ways(beta):
+  exact = np.asarray(VALUES, np.float64)
+  soft = straight_through.binarize(VALUES, beta)
+  np.testing.assert_allclose(soft, np.tanh(beta * exact), atol=1e-6)
+  gradient = jax.grad(
+    lambda x: jnp.sum(straight_through.binarize(x, beta) * 3.0)
+  )(VALUES)
+  expected = 3.0 * beta * (1.0 - np.tanh(beta * exact) ** 2)
+  np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   'quantizer',
   [straight_through.round_to_bfloat16, straight_through.round_to_log_code],
