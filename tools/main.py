@@ -53,6 +53,10 @@ COMMANDS = {
     'btr_jax.tools.study_codes',
     "what each code loses of a reader's states, by bytes per token",
   ),
+  'study-training': (
+    'btr_jax.tools.study_training',
+    'what annealing, recovery, wiring and distillation are worth, trained',
+  ),
   'benchmark-data': (
     'btr_jax.tools.benchmark_data',
     'examples per second of the input pipeline of training',

@@ -67,6 +67,14 @@ def test_bad_folders(model_dir, stage, message, tiny_config):
     adapter.stage_folder(model_dir, stage, tiny_config)
 
 
+def test_annealing_needs_our_trainer(tiny_config, tiny_limits):
+  recipe = dataclasses.replace(RECIPE, binarizer='annealed')
+  with pytest.raises(ValueError, match="BINARIZER is 'annealed'; T5X tells"):
+    adapter.model(
+      tiny_config, tiny_limits, sources.SeqioSource('any'), 3, recipe
+    )
+
+
 def test_newest_checkpoint(tmp_path):
   with pytest.raises(checkpoints_lib.CheckpointError, match='Train that stage'):
     adapter.newest_checkpoint(str(tmp_path))

@@ -382,6 +382,17 @@ def test_values_by_stage():
     dataclasses.replace(RECIPE, train_steps=(1, 2)).settings(1)
 
 
+def test_switches_of_ablations_are_told_where_they_are_set():
+  """Runs of before they were there go on: their settings are the same."""
+  names = {'recovery_weight', 'binarizer', 'anneal_beta'}
+  assert not names & set(RECIPE.settings(3)) and RECIPE.annealing(3) is None
+  recipe = dataclasses.replace(RECIPE, binarizer='annealed', anneal_beta=9.0)
+  assert names & set(recipe.settings(3)) == {'binarizer', 'anneal_beta'}
+  assert recipe.annealing(3) == config_lib.AnnealingConfig(3, 9.0)
+  with pytest.raises(ValueError, match="BINARIZER is 'soft'; expected one of"):
+    dataclasses.replace(RECIPE, binarizer='soft').annealing(3)
+
+
 def test_state_builds_on_a_square_mesh(square_mesh, toy_limits):
   """Shardings of the real tree: wide sides over `model`."""
   from btr_jax.models import model as model_lib

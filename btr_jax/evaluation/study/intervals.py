@@ -74,3 +74,38 @@ def of_ratio(
     return None
   low, high = np.percentile(above / below, _PERCENTILES)
   return float(low), float(high)
+
+
+def of_seeds(
+  values: Float[np.ndarray, 'seeds questions'],
+) -> tuple[float, float]:
+  """The interval of a mean over training seeds and questions.
+
+  Seeds and questions are both drawn with replacement; few seeds draw an
+  interval that is too narrow.
+
+  Args:
+    values: the score of each question after training with each seed, or the
+      difference of two such scores.
+
+  Returns:
+    Its ends.
+
+  Raises:
+    ValueError: no seed or no question.
+  """
+  if not values.size:
+    raise ValueError(
+      f'The scores have shape {values.shape}; expected at least one seed and '
+      'one question.'
+    )
+  generator = np.random.default_rng(_SEED)
+  seeds, questions = values.shape
+  means = [
+    values[generator.integers(0, seeds, seeds)]
+    .mean(axis=0)[generator.integers(0, questions, questions)]
+    .mean()
+    for _ in range(RESAMPLES)
+  ]
+  low, high = np.percentile(means, _PERCENTILES)
+  return float(low), float(high)

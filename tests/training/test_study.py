@@ -1,0 +1,188 @@
+"""Variants of training: what they set, one run of seconds, going on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from btr_jax import config as config_lib
+from btr_jax import train
+from btr_jax.evaluation.study import intervals
+from btr_jax.models import model as model_lib
+from btr_jax.models import reader_files
+from btr_jax.tools import common, study_training
+from btr_jax.training import study
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+@pytest.fixture
+def given(spread_gin):
+  train.parse_config([str(spread_gin)], ["MODEL_DIR = 'x'", 'TRAIN_STEPS = 2'])
+  return train.build_arguments()
+
+
+@pytest.fixture
+def start_from(given, prepared_folder, toy_limits, tmp_path):
+  """A joint reader without training."""
+  model = model_lib.BtrModel(given['reader'], toy_limits, stage=1)
+  shapes = jax.eval_shape(
+    lambda: model.get_initial_variables(jax.random.key(0), model.input_shapes())
+  )['params']
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda leaf: rng.normal(0.0, 0.3, leaf.shape).astype(np.float32), shapes
+  )
+  return reader_files.save_reader(
+    tmp_path / 'start',
+    given['reader'],
+    toy_limits,
+    params,
+    prepared_folder / 'vocabulary.model',
+  )
+
+
+def test_a_variant_differs_from_its_baseline_in_one_thing(given, start_from):
+  known = study.variants()
+  made, prints = {}, {}
+  for name, variant in known.items():
+    arguments = study.training_arguments(variant, given, seed=7)
+    assert arguments['recipe'].seed == 7
+    made[name] = {
+      **arguments['recipe'].settings(variant.stage),
+      **arguments['reader'].to_dict()['codec'],
+    }
+    prints[name] = study.fingerprint(arguments, start_from, 20)
+  assert len(set(prints.values())) == len(known)
+  assert len({variant.slug for variant in known.values()}) == len(known)
+  for name, variant in known.items():
+    if variant.against:
+      own, other = made[name].items(), made[variant.against].items()
+      names = {key for key, _ in own ^ other if key != 'num_bits'}
+      assert len(names) == 1, name
+  assert made['calibrated, no recovery']['recovery_weight'] == 0.0
+  assert made['residual, annealed']['binarizer'] == 'annealed'
+  assert made['calibrated, wiring bits']['wiring'] == 'bits'
+  assert made['distill none']['distill_tokens'] == 'none'
+
+
+def test_what_cannot_be_annealed_is_told_before_training(spread_gin):
+  flags = ["MODEL_DIR = 'x'", 'CODEC_BITS_PER_DIM = 2', 'CODEC_BITS = 16']
+  train.parse_config([str(spread_gin)], flags)
+  given = train.build_arguments()
+  study.training_arguments(study.variants()['residual'], given, 0)
+  with pytest.raises(ValueError, match='CODEC_BITS_PER_DIM=1'):
+    study.training_arguments(study.variants()['residual, annealed'], given, 0)
+
+
+def test_intervals_draw_seeds_and_questions():
+  rng = np.random.default_rng(0)
+  questions = rng.normal(size=(1, 400))
+  one = intervals.of_seeds(questions)
+  assert one == pytest.approx(intervals.of_mean(questions[0]), abs=0.03)
+  # Seeds that differ by more than questions do widen it.
+  wide = intervals.of_seeds(questions + np.array([[-1.0], [0.0], [1.0]]))
+  assert wide[1] - wide[0] > 3 * (one[1] - one[0])
+  assert intervals.of_seeds(np.full((2, 3), 5.0)) == (5.0, 5.0)
+  with pytest.raises(ValueError, match='at least one seed'):
+    intervals.of_seeds(np.zeros((0, 3)))
+
+
+@pytest.mark.slow
+def test_a_study_is_trained_once(
+  spread_gin, start_from, tmp_path, capsys, monkeypatch
+):
+  output = tmp_path / 'out' / 'study.json'
+
+  def run(*more, status=0):
+    argv = ['--reader', str(start_from), '--output', str(output)]
+    argv += ['--seeds', '3', '--questions', '5', *more]
+    argv += [f'--gin_file={spread_gin}', '--gin.TRAIN_STEPS=2']
+    assert common.run(study_training.main, argv) == status
+    return capsys.readouterr()
+
+  annealed = 'calibrated, annealed'
+  shown = run('--variants', 'distill', 'calibrated', '--dry-run').err
+  assert '10 of 10 runs' in shown and 'distill random, seed 3' in shown
+  shown = run('--variants', annealed, 'distill all')
+  assert '2 of 2 runs to train' in shown.err
+  assert not list((tmp_path / 'out' / 'study_runs').iterdir())
+
+  trained, real = [], study.run_one
+
+  def run_one(variant, *rest):
+    trained.append(variant.name)
+    return real(variant, *rest)
+
+  monkeypatch.setattr(study, 'run_one', run_one)
+  shown = run('--variants', annealed, 'distill all')
+  assert '0 of 2 runs to train' in shown.err and not trained
+  # 'calibrated' as a name would take all that begin with it.
+  pair = {name: study.variants()[name] for name in ('calibrated', annealed)}
+  pair['distill all'] = study.variants()['distill all']
+  monkeypatch.setattr(study, 'variants', lambda: pair)
+  run()
+  assert trained == ['calibrated']
+
+  record = json.loads(output.read_text())
+  rows = {row['variant']: row for row in record['rows']}
+  assert list(rows) == list(pair)
+  assert rows[annealed]['differences'].keys() == {'em', 'f1'}
+  assert rows['calibrated']['differences'] == {}
+  for name, row in rows.items():
+    values = {'distill_loss'} if row['stage'] == 2 else {'read_error'}
+    assert values < set(row['values']), name
+    assert all(np.isfinite(value) for value in row['values'].values())
+    assert row['scores']['em']['low'] <= row['scores']['em']['mean']
+  for result in record['results']:
+    assert len(result['scores']['em'].split()) == 5
+  table = output.with_suffix('.md').read_text()
+  assert '| calibrated, annealed | calibrated | 1 |' in table
+  assert output.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
+
+  shown = run('--variants', annealed, '--gin.LEARNING_RATE=0.1', status=2)
+  assert 'with other settings' in shown.err
+  shown = run('--variants', 'calibrate', status=2)
+  assert 'expected one of, or the beginning of: calibrated;' in shown.err
+
+
+@pytest.mark.parametrize('wiring', ['recovered', 'bits'])
+def test_errors_of_codes_are_relative(given, start_from, toy_limits, wiring):
+  """`read_error` and `stream_error` against NumPy."""
+  reader = reader_files.load_reader(start_from, 'binary', 'float')
+  config = dataclasses.replace(
+    reader.config, codec=config_lib.CodecConfig('calibrated', wiring=wiring)
+  )
+  module = model_lib.BtrModel(config, toy_limits, stage=3).module
+  tokens = np.random.default_rng(0).integers(2, 200, (3, 6)).astype(np.int32)
+  tokens[1, 4:] = 0
+  variables = {'params': reader.params}
+  found = module.apply(
+    variables, jnp.asarray(tokens), method=study.codec_errors
+  )
+
+  states = module.apply(variables, tokens, method='passage_states')
+  layer = reader.params['encoder']['layers_1']
+  weight = np.asarray(layer['pre_attention_layer_norm']['scale'], np.float64)
+  x = np.asarray(states, np.float64)[tokens != 0]
+
+  def rms(states):
+    return np.sqrt(np.mean(states**2, -1, keepdims=True) + 1e-6)
+
+  read = weight * x / rms(x)
+  safe = np.where(np.abs(weight) < 1e-3, 1e-3, weight)
+  decoded = np.where(read > 0, 1, -1) * rms(x) / safe
+  found_read = weight * decoded / rms(decoded)
+  pairs = (
+    (found_read if wiring == 'recovered' else np.where(read > 0, 1, -1), read),
+    (decoded / rms(x), x / rms(x)),
+  )
+  expected = [
+    np.sum(v**2) for made, wanted in pairs for v in (made - wanted, wanted)
+  ]
+  np.testing.assert_allclose(found, expected, rtol=2e-2)
