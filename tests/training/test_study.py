@@ -166,7 +166,7 @@ def test_errors_of_codes_are_relative(given, start_from, toy_limits, wiring):
     variables, jnp.asarray(tokens), method=study.codec_errors
   )
 
-  states = module.apply(variables, tokens, method='passage_states')
+  states = module.apply(variables, jnp.asarray(tokens), method='passage_states')
   layer = reader.params['encoder']['layers_1']
   weight = np.asarray(layer['pre_attention_layer_norm']['scale'], np.float64)
   x = np.asarray(states, np.float64)[tokens != 0]
