@@ -11,7 +11,10 @@ import json
 import pathlib
 from typing import Any
 
-from btr_jax.data import passage_file, records
+import numpy as np
+
+from btr_jax.data import encoding, passage_file, records
+from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.data.corpus import lines, store, text_files
 from btr_jax.data.corpus import prepare as corpus_prepare
 from btr_jax.data.factbook import prepare
@@ -244,3 +247,36 @@ def load_questions(
   if not found:
     raise common.UserError(f'{path} holds no question with an answer.')
   return found
+
+
+def drawn_tokens(
+  corpus: Corpus,
+  vocabulary: vocabulary_lib.Vocabulary,
+  count: int,
+  length: int,
+  seed: int = 0,
+) -> np.ndarray:
+  """Passages drawn at random, as tokens.
+
+  Args:
+    corpus: where from.
+    vocabulary: gives the ids.
+    count: passages to draw.
+    length: tokens of each, padded with 0.
+    seed: of the draw.
+
+  Returns:
+    int32 [count, length].
+
+  Raises:
+    UserError: the corpus has fewer passages.
+  """
+  total = len(corpus.passages)
+  if count > total:
+    raise common.UserError(
+      f'--passages {count}: the corpus has {total}; expected at most as many.'
+    )
+  chosen = np.random.default_rng(seed).permutation(total)[:count]
+  drawn = [corpus.passages[int(place)] for place in chosen]
+  pairs = [(passage.title, passage.text) for passage in drawn]
+  return encoding.encode_passages(vocabulary, pairs, length)

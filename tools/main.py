@@ -49,6 +49,10 @@ COMMANDS = {
     'btr_jax.tools.prepare_batches',
     'examples of a task as arrays, with the codes of their passages',
   ),
+  'fit-codec': (
+    'btr_jax.tools.fit_codec',
+    'a binary reader out of a decomposed one, without training',
+  ),
   'study-codes': (
     'btr_jax.tools.study_codes',
     "what each code loses of a reader's states, by bytes per token",

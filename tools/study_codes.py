@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import rich.table
 
-from btr_jax.data import encoding, records
+from btr_jax.data import records
 from btr_jax.evaluation import code_answers, code_errors
 from btr_jax.evaluation import environment as environment_lib
 from btr_jax.models import reader_files
@@ -70,24 +70,13 @@ def make_parser() -> common.Parser:
 
 def _batches(reader, corpus, count, length, seed):
   """Tokens of passages drawn at random, in two lists: fit, test."""
-  rng = np.random.default_rng(seed)
-  total = len(corpus.passages)
-  if count > total:
-    raise common.UserError(
-      f'--passages {count}: the corpus has {total}; expected at most as many.'
-    )
-  chosen = rng.permutation(total)[:count]
-  pairs = [
-    (corpus.passages[int(i)].title, corpus.passages[int(i)].text)
-    for i in chosen
-  ]
-  tokens = encoding.encode_passages(reader.vocabulary, pairs, length)
-  test = len(tokens) // _FIT_PARTS
+  test = count // _FIT_PARTS
   if not test:
     raise common.UserError(
       f'--passages {count}; expected at least {_FIT_PARTS}: one of '
       f'{_FIT_PARTS} is measured.'
     )
+  tokens = corpora.drawn_tokens(corpus, reader.vocabulary, count, length, seed)
 
   def split(rows):
     return [
