@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
-from btr_jax.cache.compression import matching, stop_words
+from btr_jax.cache.compression import matching, stop_words, vectors
 from btr_jax.cache.compression.grouping import assign_buckets
 from btr_jax.cache.compression.scales import ScaleFormat
+from btr_jax.models import levels as codec_levels
 
 
 def random_bits(count, width=4, seed=0):
@@ -68,6 +70,48 @@ def test_merge_is_what_the_loops_do(count):
     assert merged.sizes[row] == size
     found = merged.scale[row].view(ml_dtypes.bfloat16)[0]
     assert found == np.float32(expected_scale).astype(ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize('bits', [1, 2, 4, 8])
+def test_levels_come_back_and_lie_as_the_codec_lays_them(bits):
+  packed = random_bits(50, 6)
+  levels = vectors.unpack(packed, bits)
+  expected = codec_levels.unpack(jnp.asarray(packed), bits)
+  np.testing.assert_array_equal(levels, expected)
+  np.testing.assert_array_equal(vectors.pack(levels, bits), packed)
+
+
+@pytest.mark.parametrize('bits', [2, 4, 8])
+def test_levels_merge_with_the_nearest_into_the_level_next_to_the_mean(bits):
+  packed = random_bits(24, 4, seed=bits)
+  levels = vectors.unpack(packed, bits).astype(int)
+  kind = f'residual_{bits}bit'
+  scale = random_bits(24, 2, seed=9)
+  merged = matching.merge(packed, scale, 7, ScaleFormat(kind, 2))
+  first, second = range(0, 24, 2), range(1, 24, 2)
+  edges = []
+  for a in first:
+    distances = [np.square(levels[a] - levels[b]).sum() for b in second]
+    edges.append((min(distances), a, second[int(np.argmin(distances))]))
+  into = {a: b for _, a, b in sorted(edges)[:7]}
+  pairs = zip(merged.gone.tolist(), merged.into.tolist(), strict=True)
+  assert dict(pairs) == into
+  found = vectors.unpack(merged.bits, bits)
+  allowed = np.arange(1 - 2**bits, 2**bits, 2)
+  for row, place in enumerate(merged.kept.tolist()):
+    members = [place, *(a for a in into if into[a] == place)]
+    mean = levels[members].mean(axis=0)
+    for value, wanted, own in zip(found[row], mean, levels[place], strict=True):
+      gaps = np.abs(allowed - wanted)
+      nearest = allowed[gaps == gaps.min()]
+      tied = nearest[np.argmin(np.abs(nearest - own))]
+      assert value == (nearest[0] if len(nearest) == 1 else tied)
+
+
+def test_shared_levels_take_the_lower_of_a_tie():
+  sums = np.array([[0, 2, -2, 4, 6]])
+  found = vectors.mean(np.pad(sums, ((0, 0), (0, 3))), np.array([2]), 2)
+  assert vectors.unpack(found, 2)[0, :5].tolist() == [-1, 1, -1, 1, 3]
 
 
 def test_no_more_than_half_can_be_merged():

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 import numpy as np
 
 from btr_jax.cache.compression import format as format_lib
-from btr_jax.cache.compression import matching
+from btr_jax.cache.compression import matching, vectors
 from btr_jax.cache.compression.records import RecordFiles
 from btr_jax.cache.compression.scales import ScaleFormat
 from btr_jax.cache.compression.source import Source
@@ -79,7 +79,8 @@ class SharedVectors:
     self._format = ScaleFormat(layout.codec_kind, layout.scale_bytes)
     self._type = format_lib.codebook_type(layout)
     self._ids = stop_ids
-    self._ones = np.zeros((len(stop_ids), 8 * layout.bits_bytes), np.int64)
+    values = 8 * layout.bits_bytes // self._format.level_bits
+    self._sums = np.zeros((len(stop_ids), values), np.int64)
     self._sizes = np.zeros(len(stop_ids), np.int64)
     self._scales = self._format.decode(
       np.zeros((len(stop_ids), layout.scale_bytes), np.uint8)
@@ -99,20 +100,21 @@ class SharedVectors:
       places[order], return_index=True, return_counts=True
     )
     self._sizes[found] += counts
-    ones = np.unpackbits(bits[order], axis=1)
-    self._ones[found] += np.add.reduceat(ones, starts, axis=0, dtype=np.int64)
+    levels = vectors.unpack(bits[order], self._format.level_bits)
+    self._sums[found] += np.add.reduceat(levels, starts, axis=0, dtype=np.int64)
     values = self._format.decode(scale[order])
     self._scales[found] += np.add.reduceat(values, starts, axis=0)
 
   def codebook(self) -> np.ndarray:
-    """One entry per id that occurs: sign of the mean (0 where it is 0)."""
+    """One entry per id that occurs: the level next to the mean."""
     seen = self._sizes > 0
     sizes = self._sizes[seen]
     entries = np.zeros(len(sizes), self._type)
     entries['token_id'] = self._ids[seen]
     entries['size'] = sizes
-    sums = 2 * self._ones[seen] - sizes[:, None]
-    entries['bits'] = matching.majority(sums.astype(np.float64))
+    entries['bits'] = vectors.mean(
+      self._sums[seen], sizes, self._format.level_bits
+    )
     entries['scale'] = self._format.encode(self._scales[seen] / sizes[:, None])
     return entries
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Int64, UInt8
 import numpy as np
 
+from btr_jax.cache.compression import vectors
 from btr_jax.cache.compression.scales import ScaleFormat
-from btr_jax.cache.packing import unpack_signs
 
 # Occurrences that one vector may stand for: its size is one byte.
 MAX_SIZE = 255
@@ -37,41 +37,34 @@ class Merged:
   sizes: Int64[np.ndarray, 'kept']
 
 
-def majority(
-  sums: Float64[np.ndarray, 'tokens dims'],
-  ties: Bool[np.ndarray, 'tokens dims'] | None = None,
-) -> UInt8[np.ndarray, 'tokens bits_bytes']:
-  """Packs the signs of sums of +-1; where a sum is 0 the bit of `ties` (0)."""
-  signs = sums > 0
-  if ties is not None:
-    signs |= (sums == 0) & ties
-  return np.packbits(signs, axis=-1)
-
-
 def nearest(
   left: UInt8[np.ndarray, 'left bits_bytes'],
   right: UInt8[np.ndarray, 'right bits_bytes'],
+  level_bits: int = 1,
 ) -> tuple[Int64[np.ndarray, 'left'], Int64[np.ndarray, 'left']]:
   """The row of `right` that is nearest to each row of `left`, and how near.
 
-  By a matrix product of +-1: dims - 2 * Hamming distance. Its sums are
-  integers far below 2^24, hence exact in float32 and the same in any order,
-  and BLAS takes half the time of XOR and bitwise_count in NumPy.
+  Distances are a quarter of the squared ones between levels, an integer; for
+  signs that is the Hamming distance. They come from a matrix product, whose
+  sums are exact and the same in any order; for signs BLAS takes half the time
+  of XOR and bitwise_count in NumPy.
 
   Returns:
-    Index, the first of equals; and Hamming distance.
+    Index, the first of equals; and distance.
   """
   index = np.zeros(len(left), np.int64)
   distance = np.zeros(len(left), np.int64)
-  signs = unpack_signs(right).T
-  dims = signs.shape[0]
+  others = vectors.comparable(right, level_bits)
+  squares = np.square(others).sum(axis=1)
   step = max(1, _SIMILARITIES // len(right))
   for start in range(0, len(left), step):
-    product = unpack_signs(left[start : start + step]) @ signs
-    best = product.argmax(axis=1)
+    rows = vectors.comparable(left[start : start + step], level_bits)
+    nearness = 2 * (rows @ others.T) - squares
+    best = nearness.argmax(axis=1)
     index[start : start + step] = best
-    similarity = np.take_along_axis(product, best[:, None], axis=1)[:, 0]
-    distance[start : start + step] = (dims - similarity.astype(np.int64)) // 2
+    found = np.take_along_axis(nearness, best[:, None], axis=1)[:, 0]
+    squared = np.square(rows).sum(axis=1) - found
+    distance[start : start + step] = squared.astype(np.int64) // 4
   return index, distance
 
 
@@ -98,7 +91,8 @@ def merge(
   the second; the `count` nearest pairs are merged. Several may go into one, but
   no more than MAX_SIZE - 1: the next nearest pairs take the place of others.
   A merged bit is the majority over all that went in, the bit of the occurrence
-  that stays where they are equal; a merged scale is their mean.
+  that stays where they are equal; a level of more bits is the nearest to their
+  mean; a merged scale is their mean.
 
   Args:
     bits: in the order of the corpus.
@@ -115,7 +109,8 @@ def merge(
   if not count:
     none = np.zeros(0, np.int64)
     return Merged(none, none, none, bits[:0], scale[:0], none)
-  index, distance = nearest(bits[first], bits[second])
+  level_bits = scale_format.level_bits
+  index, distance = nearest(bits[first], bits[second], level_bits)
   by_distance = np.argsort(distance, kind='stable')
   admitted = _rank_among_equals(index[by_distance]) < MAX_SIZE - 1
   chosen = np.sort(by_distance[admitted][:count])
@@ -124,9 +119,9 @@ def merge(
   kept, starts, merged_in = np.unique(
     into, return_index=True, return_counts=True
   )
-  own = np.unpackbits(bits[kept], axis=1).astype(bool)
-  ones = own + np.add.reduceat(
-    np.unpackbits(bits[gone], axis=1), starts, axis=0, dtype=np.int64
+  own = vectors.unpack(bits[kept], level_bits)
+  sums = own + np.add.reduceat(
+    vectors.unpack(bits[gone], level_bits), starts, axis=0, dtype=np.int64
   )
   sizes = merged_in + 1
   values = scale_format.decode(scale)
@@ -135,7 +130,7 @@ def merge(
     gone=gone,
     into=into,
     kept=kept,
-    bits=majority((2 * ones - sizes[:, None]).astype(np.float64), own),
+    bits=vectors.mean(sums, sizes, level_bits, own),
     scale=scale_format.encode(total / sizes[:, None]),
     sizes=sizes,
   )

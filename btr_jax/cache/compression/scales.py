@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from jaxtyping import Float64, UInt8
 import numpy as np
 
@@ -16,24 +18,34 @@ _FORMATS = {
 _BYTES = {'bfloat16': 2, 'logarithm': 1}
 
 
+# The residual codec's name with levels of more bits (`codecs.codec_layout`).
+_LEVELS = re.compile('(residual)_([248])bit')
+
+
 class ScaleFormat:
-  """Reads and writes the scale bytes of one codec."""
+  """Reads and writes the scale bytes of one codec.
+
+  Attributes:
+    level_bits: bits of each value that stands before the scale: 1 a sign.
+  """
 
   def __init__(self, codec_kind: str, scale_bytes: int):
-    """Knows the codecs whose codes are bits.
+    """Knows the codecs whose codes are bits or levels.
 
     Raises:
       ValueError: the codec stores no bits that could be merged, or has other
         scale bytes than this version knows.
     """
-    if codec_kind not in _FORMATS:
+    levels = _LEVELS.fullmatch(codec_kind)
+    kind, bits = levels.groups() if levels else (codec_kind, '1')
+    if kind not in _FORMATS:
       raise ValueError(
-        f'A cache of codec {codec_kind!r} cannot be compressed: merging by '
-        f'Hamming distance is for bits. Codecs that can: {sorted(_FORMATS)}.'
+        f'A cache of codec {codec_kind!r} cannot be compressed: only bits and '
+        f'levels are merged. Codecs that can: {sorted(_FORMATS)}.'
       )
+    self.level_bits = int(bits)
     known = {
-      sum(_BYTES[part] for part in parts): parts
-      for parts in _FORMATS[codec_kind]
+      sum(_BYTES[part] for part in parts): parts for parts in _FORMATS[kind]
     }
     if scale_bytes not in known:
       raise ValueError(
