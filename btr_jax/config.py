@@ -340,12 +340,16 @@ class InferenceConfig:
     merging: which tokens are merged.
     num_beams: answers kept at each step; 1 is greedy.
     length_penalty: beams are ranked by score / length ** length_penalty.
+    tokens_at_once: how many tokens of passages the encoder reads together, one
+      passage at least; None reads all, but where `serving/programs.py` knows
+      better.
   """
 
   cross_attention: str | None = None
   merging: MergingConfig = NO_MERGING
   num_beams: int = 1
   length_penalty: float = 1.0
+  tokens_at_once: int | None = None
 
   def __post_init__(self):
     if self.cross_attention is not None:
@@ -356,6 +360,11 @@ class InferenceConfig:
       raise ValueError(
         f'length_penalty is {self.length_penalty}; expected at least 0: with '
         'less, no answer could be told to be the best before the last step.'
+      )
+    if self.tokens_at_once is not None and self.tokens_at_once < 1:
+      raise ValueError(
+        f'tokens_at_once is {self.tokens_at_once}; expected at least 1, or '
+        'None for all.'
       )
 
   def cross_attention_for(self, answer_length: int, head_dim: int) -> str:

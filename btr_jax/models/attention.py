@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from btr_jax import axes
-from btr_jax.models import layers
+from btr_jax.models import absorbed, layers
 
 # Added to masked scores. Not -inf: a padded query row has no key at all, and
 # its softmax must stay finite.
@@ -163,14 +163,16 @@ class Attention(nn.Module):
     )
 
   def keys_and_values(
-    self, states: Float[Array, 'batch keys embed']
+    self,
+    states: Float[Array, 'batch keys embed'],
+    tokens_at_once: int | None = None,
   ) -> tuple[
     Float[Array, 'batch heads keys kv'], Float[Array, 'batch heads keys kv']
   ]:
     """Projects the states attended to: once, however often they are read."""
     return (
-      self._split_heads(self.key(states)),
-      self._split_heads(self.value(states)),
+      self._split_heads(self.key(states, tokens_at_once)),
+      self._split_heads(self.value(states, tokens_at_once)),
     )
 
   def mean_keys(
@@ -185,13 +187,15 @@ class Attention(nn.Module):
     self,
   ) -> tuple[Float[Array, 'heads kv embed'], Float[Array, 'heads embed kv']]:
     """W_K and W_V by head, laid out as `attend_absorbed` multiplies by them."""
-
-    def by_head(dense):
-      kernel = dense.kernel.astype(self.dtype)
-      return kernel.reshape(-1, self.num_heads, self.head_dim)
-
-    key, value = by_head(self.key), by_head(self.value)
-    return key.transpose(1, 2, 0), value.transpose(1, 0, 2)
+    if self.has_variable(absorbed.GROUP, 'key'):
+      key, value = (
+        self.get_variable(absorbed.GROUP, name) for name in ('key', 'value')
+      )
+      return key.astype(self.dtype), value.astype(self.dtype)
+    key, value = self.key.kernel, self.value.kernel
+    return absorbed.by_head(
+      key.astype(self.dtype), value.astype(self.dtype), self.num_heads
+    )
 
   def attend_absorbed(
     self,
@@ -201,6 +205,7 @@ class Attention(nn.Module):
     kernels: tuple[
       Float[Array, 'heads kv embed'], Float[Array, 'heads embed kv']
     ],
+    transposed: Float[Array, 'batch embed keys'] | None = None,
   ) -> Float[Array, 'batch queries embed']:
     """`attend` to the memory's own states, whose keys are never computed.
 
@@ -213,19 +218,31 @@ class Attention(nn.Module):
       bias: added to the scores.
       kernels: from `absorbing_kernels`, once for all steps: a transposition
         in each costs as much as the products.
+      transposed: the memory, for processors that multiply by it faster so.
 
     Returns:
       The outputs.
     """
+
+    def columns(matrices):
+      # Behind a barrier, or the compiler makes one product of both again.
+      return jax.lax.optimization_barrier(matrices.transpose(0, 2, 1))
+
     queries = self._split_heads(self.query(query_states))
     batch, heads, length, _ = queries.shape
     rows = jnp.einsum('bhqd,hde->bhqe', queries, kernels[0])
     # Heads and queries are rows of one matrix: all heads share the memory.
     rows = rows.reshape(batch, heads * length, -1)
-    scores = jnp.einsum('bre,bke->brk', rows, memory)
+    if transposed is None:
+      scores = jnp.einsum('bre,bke->brk', rows, memory)
+    else:
+      scores = jnp.einsum('ber,bek->brk', columns(rows), transposed)
     scores = scores.astype(jnp.float32) + bias[:, 0].astype(jnp.float32)
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-    mixed = jnp.einsum('brk,bke->bre', weights, memory)
+    if transposed is None:
+      mixed = jnp.einsum('brk,bke->bre', weights, memory)
+    else:
+      mixed = jnp.einsum('bkr,bke->bre', columns(weights), memory)
     mixed = mixed.reshape(batch, heads, length, -1)
     joined = jnp.einsum('bhqe,hed->bqhd', mixed, kernels[1])
     joined = joined.reshape(batch, length, heads * self.head_dim)

@@ -44,6 +44,7 @@ class Memory:
     states: the memory; None for the form `cached`.
     keys_values: its keys and values; None for the other forms.
     kernels: for the form `absorbed`, from `Attention.absorbing_kernels`.
+    transposed: the states, for the form `absorbed` on a CPU.
     bias: added to the scores: padding, and sizes of merged tokens.
   """
 
@@ -54,6 +55,7 @@ class Memory:
     tuple[Float[Array, 'heads kv embed'], Float[Array, 'heads embed kv']] | None
   )
   bias: Float[Array, 'batch 1 1 memory']
+  transposed: Float[Array, 'batch embed memory'] | None = None
 
 
 @struct.dataclass
@@ -157,7 +159,7 @@ class DecoderLayer(nn.Module):
     queries = self.pre_cross_attention_layer_norm(states)
     if memory.form == 'absorbed':
       return attention.attend_absorbed(
-        queries, memory.states, memory.bias, memory.kernels
+        queries, memory.states, memory.bias, memory.kernels, memory.transposed
       )
     if memory.form == 'cached':
       keys, values = memory.keys_values
@@ -170,13 +172,23 @@ class DecoderLayer(nn.Module):
     memory: Float[Array, 'batch memory embed'],
     bias: Float[Array, 'batch 1 1 memory'],
     form: str,
+    tokens_at_once: int | None = None,
   ) -> Memory:
     """What `step` attends to, all work done that can be done beforehand."""
     attention = self.encoder_decoder_attention
     if form == 'cached':
-      return Memory(form, None, attention.keys_and_values(memory), None, bias)
-    kernels = attention.absorbing_kernels() if form == 'absorbed' else None
-    return Memory(form, memory, None, kernels, bias)
+      keys_values = attention.keys_and_values(memory, tokens_at_once)
+      return Memory(form, None, keys_values, None, bias)
+    if form == 'reproject':
+      return Memory(form, memory, None, None, bias)
+    transposed = None
+    if jax.default_backend() == 'cpu':
+      # XLA's CPU backend multiplies a few rows by a matrix a third faster if
+      # the products' sums run over the first axes of both, and that is the
+      # larger part of a step. Layers that share a memory share this too.
+      transposed = memory.transpose(0, 2, 1)
+    kernels = attention.absorbing_kernels()
+    return Memory(form, memory, None, kernels, bias, transposed)
 
 
 class Decoder(nn.Module):
@@ -271,7 +283,7 @@ class Decoder(nn.Module):
     )
     form = inference.cross_attention_for(max_length, cfg.head_dim)
     memories = tuple(
-      layer.read_memory(states, bias, form)
+      layer.read_memory(states, bias, form, inference.tokens_at_once)
       for layer, (states, bias) in zip(
         self.layers,
         self._memories(memory, memory_mask, inference.merging, tokens),

@@ -9,8 +9,12 @@ two touches, and relative positions are those of the unpadded string.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from flax import linen as nn
 from flax import struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
@@ -234,6 +238,52 @@ class Encoder(nn.Module):
     """What the attention of layer k reads of states that enter it."""
     layer = self.layers[self.config.split_layer]
     return layer.pre_attention_layer_norm(states)
+
+  def by_groups(
+    self,
+    method: Callable[..., Any],
+    sequences: Sequence[Any],
+    tokens_at_once: int | None,
+  ) -> Any:
+    """What a method says of all sequences, reading a few of them at a time.
+
+    Sequences know nothing of one another, so the answer is the same. What few
+    of them leave in a layer stays in a processor's cache.
+
+    Args:
+      method: called as `method(self, *sequences)`; without dropout.
+      sequences: trees of arrays [sequences, length, ...].
+      tokens_at_once: of a group, which is one sequence at least and divides
+        their number; None takes all.
+
+    Returns:
+      A tree of arrays whose first axis counts sequences.
+    """
+    leaves, structure = jax.tree.flatten(tuple(sequences))
+    total, length = leaves[0].shape[:2]
+    group = layers.group_size(total, tokens_at_once, length)
+    if group == total:
+      return method(self, *sequences)
+    # Leaves alone, because containers check the shapes of what is in them.
+    structures = []
+
+    def read(encoder, carry, few):
+      found = method(encoder, *jax.tree.unflatten(structure, few))
+      few, of_found = jax.tree.flatten(found)
+      structures.append(of_found)
+      return carry, few
+
+    _, found = nn.scan(
+      read, variable_broadcast=True, split_rngs={'params': False}
+    )(
+      self,
+      (),
+      [leaf.reshape((-1, group) + leaf.shape[1:]) for leaf in leaves],
+    )
+    return jax.tree.unflatten(
+      structures[0],
+      [leaf.reshape((total,) + leaf.shape[2:]) for leaf in found],
+    )
 
   def split_norm_scale(self) -> Float[Array, 'embed']:
     """Weight of the norm that reads the cached states (block k+1's first)."""

@@ -83,6 +83,25 @@ def over_last_axis(
   return vector.reshape((1,) * (states.ndim - 1) + vector.shape)
 
 
+def group_size(total: int, tokens_at_once: int | None, length: int = 1) -> int:
+  """How many sequences make a group.
+
+  Args:
+    total: number of sequences, which groups of one size make up.
+    tokens_at_once: of a group at most; None for one group of all.
+    length: tokens of a sequence.
+
+  Returns:
+    A divisor of `total`; `total` itself where no other makes groups of an
+    eighth of the tokens allowed, because many small ones are slower.
+  """
+  if tokens_at_once is None:
+    return total
+  most = min(total, tokens_at_once // length)
+  size = next((size for size in range(most, 0, -1) if not total % size), 1)
+  return size if 8 * size * length >= tokens_at_once else total
+
+
 class LayerNorm(nn.Module):
   """T5's RMSNorm: no mean is subtracted, no bias added."""
 
@@ -127,12 +146,20 @@ class Dense(nn.Module):
     )
 
   def __call__(
-    self, states: Float[Array, '*batch inputs']
+    self,
+    states: Float[Array, '*batch inputs'],
+    tokens_at_once: int | None = None,
   ) -> Float[Array, '*batch outputs']:
     # As one matrix of tokens: from three axes, XLA's CPU compiler writes the
     # kernel's gradient by way of a transposed copy of what flows back.
     rows = states.astype(self.dtype).reshape(-1, self.inputs)
-    product = jnp.dot(rows, self.kernel.astype(self.dtype))
+    kernel = self.kernel.astype(self.dtype)
+    group = group_size(rows.shape[0], tokens_at_once)
+    if group == rows.shape[0]:
+      product = jnp.dot(rows, kernel)
+    else:
+      groups = rows.reshape(-1, group, self.inputs)
+      product = jax.lax.map(lambda few: jnp.dot(few, kernel), groups)
     return product.reshape(*states.shape[:-1], self.outputs)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from btr_jax import config as config_lib
 from btr_jax import losses
 from btr_jax.models import (
+  absorbed,
   adapters,
   codec_fit,
   codecs,
@@ -402,8 +403,12 @@ class BtrModel:
     """What `module.apply` takes; matrices of quantized parameters are made
     here, and adapters added, inside the program that calls this."""
     dtype = self.config.dtype
+    variables = {}
+    if absorbed.GROUP in params:
+      params = dict(params)
+      variables[absorbed.GROUP] = params.pop(absorbed.GROUP)
     whole = adapters.merged(params)
-    return {'params': quantized.dequantize_params(whole, dtype)}
+    return {'params': quantized.dequantize_params(whole, dtype), **variables}
 
   def encode_passages(
     self,
@@ -449,6 +454,7 @@ class BtrModel:
       mode,
       packed=packed,
       merging=inference.merging,
+      tokens_at_once=inference.tokens_at_once,
       method='encode',
     )
     return encoded.replace(recovery=None)

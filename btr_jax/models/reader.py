@@ -95,6 +95,7 @@ class Reader(nn.Module):
     merging: config_lib.MergingConfig = config_lib.NO_MERGING,
     recover: bool = True,
     beta: Float[Array, ''] | None = None,
+    tokens_at_once: int | None = None,
   ) -> Encoded:
     """Encodes a question with its passages.
 
@@ -109,6 +110,8 @@ class Reader(nn.Module):
       merging: which tokens to merge; in inference only.
       recover: whether the codec also tells its recovery error.
       beta: of annealed signs, in training only (`TokenCodec.encode`).
+      tokens_at_once: of whole passages, that are read together at most; None
+        reads all. In inference only: neither trace nor dropout.
 
     Returns:
       Encoded, with `recovery` set where the codec ran here and was to tell it.
@@ -129,12 +132,18 @@ class Reader(nn.Module):
     code, recovery, reading = None, None, None
 
     if mode == 'joint':
-      states = self.encoder.lower(
-        self.token_embedder(tokens), mask, deterministic
+      states = self.encoder.by_groups(
+        lambda encoder, *few: encoder.lower(*few, deterministic),
+        (self.token_embedder(tokens), mask),
+        tokens_at_once,
       )
     else:
       if packed is None:
-        passages = self.passage_states(flat_passages, deterministic)
+        passages = self.encoder.by_groups(
+          lambda encoder, *few: encoder.lower(*few, deterministic),
+          (self.token_embedder(flat_passages), flat_passages != PAD_ID),
+          tokens_at_once,
+        )
         if mode == 'binary':
           code = self.codec.encode(
             passages, flat_passages, self.encoder.split_norm_scale(), beta
@@ -169,17 +178,25 @@ class Reader(nn.Module):
     if merging.intra_ratio or merging.cross_ratio:
       tokens = merging_lib.Tokens.unmerged(mask, question_length)
     if merging.intra_ratio:
-      output, tokens = self.encoder.upper_merging(
-        states, tokens, question_length, merging, reading
+      output, tokens = self.encoder.by_groups(
+        lambda encoder, states, tokens, reading: encoder.upper_merging(
+          states, tokens, question_length, merging, reading
+        ),
+        (states, tokens, reading),
+        tokens_at_once,
       )
       mask = tokens.kinds != merging_lib.PADDING
     else:
-      output, upper_trace = self.encoder.upper(
-        states,
-        mask,
-        deterministic,
-        question_length if trace else None,
-        reading,
+      output, upper_trace = self.encoder.by_groups(
+        lambda encoder, states, mask, reading: encoder.upper(
+          states,
+          mask,
+          deterministic,
+          question_length if trace else None,
+          reading,
+        ),
+        (states, mask, reading),
+        tokens_at_once,
       )
     # The decoder sees nothing of a missing passage, its question included.
     mask = mask & jnp.any(flat_passages != PAD_ID, axis=-1, keepdims=True)

@@ -8,8 +8,10 @@ bits unpacked on the device, upper layers, the whole loop of the decoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import copy
 import dataclasses
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -19,13 +21,15 @@ from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 
 from btr_jax import config as config_lib
-from btr_jax.models import merging
+from btr_jax.models import absorbed, merging
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader as reader_lib
 
 # Parameters that are cast to the type of the activations wherever they are
 # used; the others (norms, the codec) count in float32.
 _CAST = ('kernel', 'embedding')
+# Of a processor's cache, for what a layer computes of a group of passages.
+_CACHE_BYTES = 6 << 20
 
 
 def use_compilation_cache(folder: str | os.PathLike) -> None:
@@ -61,6 +65,30 @@ def cast_params(
   return jax.tree_util.tree_map_with_path(cast, params)
 
 
+def tokens_at_once(config: config_lib.ReaderConfig) -> int | None:
+  """How many tokens the encoder best reads together on this machine.
+
+  Args:
+    config: of the reader.
+
+  Returns:
+    None for all of them: accelerators want large products. On a CPU as many as
+    leave the feed-forward layers' insides in the processors' caches, where
+    what follows a product finds them.
+  """
+  if jax.default_backend() != 'cpu':
+    return None
+  inside = config.mlp_dim * jnp.dtype(config.dtype).itemsize
+  return max(1, _CACHE_BYTES * _processors() // inside)
+
+
+def _processors() -> int:
+  """Those that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 class Programs:
   """A reader in one mode and form, compiled ahead of use."""
 
@@ -91,14 +119,33 @@ class Programs:
     if dtype not in (None, model.config.dtype):
       config = dataclasses.replace(model.config, dtype=dtype)
       model = model_lib.BtrModel(config, model.limits, stage=model.stage)
+    if inference.tokens_at_once is None:
+      inference = dataclasses.replace(
+        inference, tokens_at_once=tokens_at_once(model.config)
+      )
     self.mode = mode
     self.inference = inference
     self.model = model
     self.answer_length = answer_length or model.limits.answer_length
-    self.params = jax.device_put(cast_params(params, model.config.dtype))
+    params = jax.device_put(cast_params(params, model.config.dtype))
+    config = model.config
+    form = inference.cross_attention_for(self.answer_length, config.head_dim)
+    if form == 'absorbed':
+      params = absorbed.prepared(params, config.num_heads)
+    self.params = params
     self.compile_seconds = 0.0
     self._executables: dict[Any, Callable[..., Any]] = {}
     self._compiling = threading.Lock()
+
+  def without_groups(self) -> Programs:
+    """The same with an encoder that reads all passages together, to be
+    counted; parameters are shared."""
+    other = copy.copy(self)
+    other.inference = dataclasses.replace(
+      self.inference, tokens_at_once=sys.maxsize
+    )
+    other._executables = {}
+    return other
 
   # What passes between the two is a plain dictionary: compiling ahead of time
   # rebuilds containers around things that are no arrays.
