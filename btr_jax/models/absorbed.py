@@ -10,6 +10,7 @@ a collection of variables, and `Attention.absorbing_kernels` reads it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
@@ -61,13 +62,13 @@ def prepared(params: Mapping[str, Any], num_heads: int) -> Mapping[str, Any]:
   )
   if quantized or adapters.GROUP in params:
     return params
+  return {**params, GROUP: _laid_out(kernels, num_heads)}
 
-  @jax.jit
-  def lay_out(kernels):
-    laid_out = {}
-    for layer, pair in kernels.items():
-      key, value = by_head(pair['key'], pair['value'], num_heads)
-      laid_out[layer] = {_ATTENTION: {'key': key, 'value': value}}
-    return {'decoder': laid_out}
 
-  return {**params, GROUP: lay_out(kernels)}
+@functools.partial(jax.jit, static_argnames='num_heads')
+def _laid_out(kernels, num_heads):
+  decoder = {}
+  for layer, pair in kernels.items():
+    key, value = by_head(pair['key'], pair['value'], num_heads)
+    decoder[layer] = {_ATTENTION: {'key': key, 'value': value}}
+  return {'decoder': decoder}
