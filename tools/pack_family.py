@@ -42,6 +42,13 @@ def make_parser() -> common.Parser:
     help='what mode binary takes (residual)',
   )
   parser.add_argument(
+    '--decomposed',
+    default='stage2',
+    choices=('stage2', 'residual'),
+    help='residual: the reader of stage 3 serves mode decomposed too, by its '
+    'floats; nothing is stored twice (stage2)',
+  )
+  parser.add_argument(
     '--num-passages',
     type=common.positive,
     help="passages that all readers shall read (each stage's own)",
@@ -54,6 +61,7 @@ def pack(
   output: pathlib.Path,
   default_codec: str,
   num_passages: int | None = None,
+  decomposed: str = 'stage2',
 ) -> int:
   """Writes the family; family.json last.
 
@@ -63,6 +71,7 @@ def pack(
     default_codec: of mode binary.
     num_passages: that all readers shall read, if stages were trained with
       fewer; None keeps each stage's own.
+    decomposed: `stage2`, or `residual` for no reader of its own.
 
   Returns:
     Bytes written.
@@ -70,7 +79,12 @@ def pack(
   Raises:
     ReaderFileError: a stage is missing or damaged.
   """
-  for member, stage in MEMBERS.items():
+  members = dict(MEMBERS)
+  family = {name: name for name in MEMBERS} | {'default_codec': default_codec}
+  if decomposed == 'residual':
+    del members['decomposed']
+    family['decomposed'] = 'residual'
+  for member, stage in members.items():
     source = stages / stage / 'reader'
     reader = reader_files.load_reader(source)
     limits = reader.limits
@@ -87,7 +101,6 @@ def pack(
       dtype='bfloat16',
       shared_vocabulary=True,
     )
-  family = {name: name for name in MEMBERS} | {'default_codec': default_codec}
   reader_files.write_atomically(
     output / reader_files.FAMILY_FILE,
     (json.dumps(family, indent=2, sort_keys=True) + '\n').encode(),
@@ -104,8 +117,9 @@ def main(argv: Sequence[str]) -> int:
     output,
     arguments.default_codec,
     arguments.num_passages,
+    arguments.decomposed,
   )
-  common.say(f'{output}: {len(MEMBERS)} readers, {size / 1e6:.1f} MB')
+  common.say(f'{output}: {size / 1e6:.1f} MB')
   common.print_json(
     {'command': 'pack-family', 'output': str(output), 'bytes': size}
   )

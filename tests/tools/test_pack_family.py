@@ -3,9 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
-from btr_jax.models import reader_files
+from btr_jax.models import reader_files, trees
 from btr_jax.tools import main as tools_main
 from btr_jax.tools import pack_family
 
@@ -40,6 +41,26 @@ def test_packs_all_modes(tmp_path, stages, capsys):
     reader = reader_files.load_reader(output, mode, codec)
     assert reader.model.mode == mode
     assert reader.limits.num_passages == 7
+
+
+def test_one_reader_may_serve_bits_and_floats(tmp_path, stages):
+  shutil.rmtree(stages / 'stage2')
+  output = tmp_path / 'family'
+  code = tools_main.main(
+    ['pack-family', '--stages', str(stages), '--output', str(output)]
+    + ['--decomposed', 'residual']
+  )
+  assert code == 0 and not (output / 'decomposed').exists()
+  bits = trees.flat_params(
+    reader_files.load_reader(output, 'binary', 'residual').params
+  )
+  for mode, codec in (('decomposed', None), ('binary', 'float')):
+    reader = reader_files.load_reader(output, mode, codec)
+    assert reader.model.mode == mode
+    floats = trees.flat_params(reader.params)
+    assert set(bits) - set(floats) == {n for n in bits if 'codec/' in n}
+    for name, value in floats.items():
+      np.testing.assert_array_equal(value, bits[name])
 
 
 def test_a_missing_stage_is_named(tmp_path, stages, capsys):
