@@ -64,9 +64,11 @@ def unpack(
   packed: UInt8[Array, '*tokens bytes'], bits: int
 ) -> Float[Array, '*tokens values']:
   """The inverse of `pack`, float32."""
-  single = jnp.unpackbits(packed, axis=-1).astype(jnp.float32)
-  if bits == 1:  # On the way of every question: no matrix of one column.
-    return 2.0 * single - 1.0
-  single = single.reshape(single.shape[:-1] + (-1, bits))
-  weights = jnp.exp2(jnp.arange(bits - 1, -1, -1, dtype=jnp.float32))
-  return 2.0 * jnp.dot(single, weights) - (2.0**bits - 1.0)
+  if bits == 1:
+    return 2.0 * jnp.unpackbits(packed, axis=-1).astype(jnp.float32) - 1.0
+  # On the way of every question: a byte's levels by shifts.
+  places = jnp.arange(8 - bits, -1, -bits, dtype=jnp.uint8)
+  places = places.reshape((1,) * packed.ndim + (-1,))
+  codes = (packed[..., None] >> places) & jnp.uint8(2**bits - 1)
+  codes = codes.reshape(packed.shape[:-1] + (packed.shape[-1] * 8 // bits,))
+  return 2.0 * codes.astype(jnp.float32) - (2.0**bits - 1.0)
