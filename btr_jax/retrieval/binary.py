@@ -62,8 +62,8 @@ class BinaryIndex:
     self._near = faiss.IndexLSH(dim, dim, False, False)
     self._near.metric_type = faiss.METRIC_INNER_PRODUCT  # as the second look
     self._look = _flat(faiss, dim, embeddings.dtype)
-    _point(faiss, self._near, self._bits)
-    _point(faiss, self._look, self._embeddings)
+    point(faiss, self._near, self._bits)
+    point(faiss, self._look, self._embeddings)
     self._index = faiss.IndexRefine(self._near, self._look)
 
   def search(
@@ -91,7 +91,7 @@ def _flat(faiss: Any, dim: int, dtype: np.dtype) -> Any:
   raise ValueError(f'embeddings are {dtype}; expected float16 or float32.')
 
 
-def _point(faiss: Any, index: Any, array: np.ndarray) -> None:
+def point(faiss: Any, index: Any, array: np.ndarray) -> None:
   """Lets an index use the rows of an array where they lie."""
   raw = array.view(np.uint8)
   vector = faiss.MaybeOwnedVectorUInt8

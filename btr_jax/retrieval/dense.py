@@ -8,13 +8,12 @@ from typing import Any
 from jaxtyping import Float32
 import numpy as np
 
+from btr_jax.retrieval import binary
 from btr_jax.retrieval.binary import Found
 from btr_jax.retrieval.encoder import import_extra
 from btr_jax.retrieval.interface import Hit
 
 INDEXES = ('exact', 'binary')
-# float32 rows converted at once while an index is filled.
-_BLOCK = 1 << 16
 
 
 class ExactIndex:
@@ -27,10 +26,10 @@ class ExactIndex:
       embeddings: float16 or float32 [passages, embed], maybe mapped.
     """
     faiss = import_extra('faiss')
+    # faiss points into it: added to an index, it would be copied.
+    self._embeddings = np.ascontiguousarray(embeddings, np.float32)
     self._index = faiss.IndexFlatIP(embeddings.shape[1])
-    for start in range(0, len(embeddings), _BLOCK):
-      block = np.asarray(embeddings[start : start + _BLOCK], np.float32)
-      self._index.add(np.ascontiguousarray(block))
+    binary.point(faiss, self._index, self._embeddings)
 
   def search(
     self, questions: Float32[np.ndarray, 'questions embed'], k: int
