@@ -67,6 +67,18 @@ def short_path(path: str | os.PathLike) -> str:
   return str(pathlib.Path(*path.parts[-2:]) if path.is_absolute() else path)
 
 
+def new_folder(path: str | os.PathLike) -> pathlib.Path:
+  """The path of a folder to write.
+
+  Raises:
+    UserError: something is there.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    raise UserError(f'{path} is there already; give a new folder.')
+  return path
+
+
 def positive(text: str) -> int:
   """An argument that counts something: an integer of at least 1."""
   try:

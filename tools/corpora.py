@@ -249,6 +249,23 @@ def load_questions(
   return found
 
 
+def add_draw_arguments(parser: common.Parser, passages: int) -> None:
+  """Adds --corpus, --passages and --seed, for `drawn_tokens`."""
+  add = parser.add_argument
+  add(
+    '--corpus',
+    default=FACTBOOK,
+    help='factbook, a prepared folder, a folder of documents, or a file',
+  )
+  add(
+    '--passages',
+    type=common.positive,
+    default=passages,
+    help=f'drawn at random ({passages})',
+  )
+  add('--seed', type=int, default=0, help='of the draw (0)')
+
+
 def drawn_tokens(
   corpus: Corpus,
   vocabulary: vocabulary_lib.Vocabulary,

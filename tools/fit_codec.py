@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import pathlib
 
 import numpy as np
 
@@ -57,18 +56,7 @@ def make_parser() -> common.Parser:
     choices=codec_fit.PREDICTIONS,
     help='how token ids predict (both)',
   )
-  add(
-    '--corpus',
-    default=corpora.FACTBOOK,
-    help='factbook, a prepared folder, a folder of documents, or a file',
-  )
-  add(
-    '--passages',
-    type=common.positive,
-    default=4096,
-    help='drawn at random for the statistics (4096, or all)',
-  )
-  add('--seed', type=int, default=0, help='of the draw (0)')
+  corpora.add_draw_arguments(parser, passages=4096)
   return parser
 
 
@@ -79,9 +67,7 @@ def main(argv: Sequence[str]) -> int:
     UserError: an output that is there, or settings that do not fit.
   """
   arguments = make_parser().parse_args(argv)
-  output = pathlib.Path(arguments.output)
-  if output.exists():
-    raise common.UserError(f'{output} is there already; give a new folder.')
+  output = common.new_folder(arguments.output)
   codec = config_lib.CodecConfig(
     'residual',
     arguments.bits,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import pathlib
 
 from btr_jax import config as config_lib
 from btr_jax.models import growth, reader_files
@@ -36,9 +35,7 @@ def main(argv: Sequence[str]) -> int:
     UserError: numbers that do not fit, or an output that is there.
   """
   arguments = make_parser().parse_args(argv)
-  output = pathlib.Path(arguments.output)
-  if output.exists():
-    raise common.UserError(f'{output} is there already; give a new folder.')
+  output = common.new_folder(arguments.output)
   reader = reader_files.load_reader(arguments.reader, mode=arguments.mode)
   try:
     config, params = growth.grow(

@@ -34,19 +34,8 @@ def make_parser() -> common.Parser:
   )
   add = parser.add_argument
   add('--reader', required=True, help='reader directory, or a family')
-  add(
-    '--corpus',
-    default=corpora.FACTBOOK,
-    help='factbook, a prepared folder, a folder of documents, or a file',
-  )
-  add(
-    '--passages',
-    type=common.positive,
-    default=2400,
-    help='drawn at random (2400)',
-  )
+  corpora.add_draw_arguments(parser, passages=2400)
   add('--length', type=common.positive, help="tokens (the reader's)")
-  add('--seed', type=int, default=0, help='of the draw (0)')
   add(
     '--rivals',
     action='store_true',
