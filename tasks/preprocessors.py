@@ -20,6 +20,7 @@ Lengths = Mapping[str, Any] | None
 _UNLIMITED = 1 << 30
 # Features that hold an example's text, before `tokenize`.
 TEXT_FEATURES = ('question', 'answers', 'titles', 'texts', 'has_answer')
+_REWRITTEN = TEXT_FEATURES[:4]
 
 
 def choose_passages(
@@ -81,8 +82,8 @@ def rewrite_training(
   Args:
     dataset: examples with passages.
     rewrite: rewrite(question, answers, titles, texts, has_answer, seed), all
-      as bytes, gives the new question, answers and texts; their seed is two
-      integers of SeqIO's.
+      as bytes, gives the new question, answers, titles and texts; their seed
+      is two integers of SeqIO's.
 
   Returns:
     Examples of the same structure; those of evaluation unchanged.
@@ -91,24 +92,24 @@ def rewrite_training(
   @seqio.map_over_dataset(num_seeds=1)
   def convert(example, seed):
     def rewritten():
-      question, answers, texts = tf.numpy_function(
+      return tf.numpy_function(
         rewrite,
         [example[name] for name in TEXT_FEATURES] + [seed],
-        [tf.string, tf.string, tf.string],
+        [tf.string] * len(_REWRITTEN),
         stateful=False,
       )
-      return question, answers, texts
 
-    question, answers, texts = tf.cond(
+    new = tf.cond(
       example['training'],
       rewritten,
-      lambda: (example['question'], example['answers'], example['texts']),
+      lambda: [example[name] for name in _REWRITTEN],
     )
     return {
       **example,
-      'question': tf.ensure_shape(question, []),
-      'answers': tf.ensure_shape(answers, [None]),
-      'texts': tf.ensure_shape(texts, [None]),
+      **{
+        name: tf.ensure_shape(value, [] if name == 'question' else [None])
+        for name, value in zip(_REWRITTEN, new, strict=True)
+      },
     }
 
   return convert(dataset)

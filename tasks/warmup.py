@@ -106,6 +106,7 @@ def warm_up(
     return (
       question,
       [answer.encode() for answer in answers],
+      titles,
       [text.encode() for text in cut],
     )
 

@@ -35,6 +35,33 @@ def test_statements_change_places_and_none_is_lost(draw):
     assert 'Area - total: 268,838 sq km; land: 264,537 sq km.' in text
 
 
+def test_subjects_get_names_of_the_passages(draw):
+  titles = ['Guinea: Economy', 'Guinea-Bissau: Economy', 'Guinea: People', '']
+  texts = ['The river Niger, near Bamako and Conakry', 'Bissau; Fouta Djallon']
+  words = {'Niger', 'Bamako', 'Conakry', 'Bissau', 'Fouta', 'Djallon'}
+  shared = 0
+  for _ in range(200):
+    names = augmentation.name_table(titles, texts, draw)
+    assert set(names) <= {'Guinea', 'Guinea-Bissau'}
+    assert len(set(names.values())) == len(names)
+    for name in names.values():
+      assert 1 <= len(name.split()) <= 3 and set(name.split()) <= words
+    if len(names) == 2:
+      first, second = (set(name.split()) for name in names.values())
+      shared += bool(first & second)
+  assert 30 < shared < 120
+  assert augmentation.name_table(titles, ['no name in here'], draw) == {}
+
+
+def test_renaming_takes_the_longest_name_and_whole_words():
+  names = {'Guinea': 'Bamako', 'Guinea-Bissau': 'Niger Fouta'}
+  text = 'Is Guinea-Bissau larger than Guinea, where Guineans live?'
+  assert augmentation.rename(text, names) == (
+    'Is Niger Fouta larger than Bamako, where Guineans live?'
+  )
+  assert augmentation.rename(text, {}) == text
+
+
 def test_generator_is_even_and_repeats():
   draw, again = (randomness.generator((3, 4)) for _ in range(2))
   drawn = [draw(10) for _ in range(5000)]
@@ -73,8 +100,23 @@ def test_training_examples_stay_answerable():
   assert len({example['texts'][1] for example in examples}) > 20
 
 
+def test_question_and_title_get_the_same_name():
+  renamed = 0
+  for example in _rewritten(True, digits_share=0.0, order_share=0.0):
+    title = example['titles'][1].decode()
+    subject, kind = title.split(': ')
+    assert kind == 'Geography'
+    question = example['question'].decode()
+    assert question == f'How large was {subject} in 2019?'
+    renamed += subject != 'Aruba'
+  assert 8 < renamed < 32
+  for example in _rewritten(True, names_share=0.0):
+    assert example['titles'][1] == b'Aruba: Geography'
+
+
 def test_evaluation_examples_are_left_alone():
   expected = _examples(False)
   for example in _rewritten(False):
     assert example['question'] == expected['question'][0]
-    assert list(example['texts']) == list(expected['texts'][0].numpy())
+    for name in ('titles', 'texts'):
+      assert list(example[name]) == list(expected[name][0].numpy())

@@ -1,6 +1,6 @@
 """What was tried for speed and not kept; writes speed_options.json.
 
-python docs/results/speed_options.py OUTPUT
+python tools/measure_speed_options.py OUTPUT
 
 * attention: jax.nn.dot_product_attention in a layer of the encoder (base).
 """
