@@ -330,7 +330,7 @@ NO_MERGING = MergingConfig()
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
   """How a reader is run. Its answers do not depend on it, but for `merging`,
-  the number of beams, and rounding.
+  the number of beams, and rounding: little of it, or with `int8_products` more.
 
   Attributes:
     cross_attention: how the decoder reads the memory: `reproject` computes
@@ -343,6 +343,8 @@ class InferenceConfig:
     tokens_at_once: how many tokens of passages the encoder reads together, one
       passage at least; None reads all, but where `serving/programs.py` knows
       better.
+    int8_products: whether the encoder's layers multiply in eight bits
+      (`models/integers.py`).
   """
 
   cross_attention: str | None = None
@@ -350,6 +352,7 @@ class InferenceConfig:
   num_beams: int = 1
   length_penalty: float = 1.0
   tokens_at_once: int | None = None
+  int8_products: bool = False
 
   def __post_init__(self):
     if self.cross_attention is not None:

@@ -76,6 +76,11 @@ def make_parser() -> common.Parser:
     help='reproject, cached, absorbed (cached,absorbed)',
   )
   merging_options.add_arguments(parser)
+  add(
+    '--int8-products',
+    action='store_true',
+    help='every row also with an encoder that multiplies in eight bits',
+  )
   add('--passages', type=counts, default=[8], help='per question (8)')
   add('--batch', type=counts, default=[1], help='questions at once (1)')
   add('--question-length', type=common.positive, default=32, help='(32)')
@@ -142,6 +147,10 @@ def systems_of(arguments: argparse.Namespace) -> list[benchmark.System]:
     found += [
       benchmark.System('binary', form, merging)
       for merging, form in itertools.product(mergings, arguments.cross)
+    ]
+  if arguments.int8_products:
+    found += [
+      dataclasses.replace(system, int8_products=True) for system in found
     ]
   return found
 

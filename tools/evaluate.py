@@ -138,6 +138,11 @@ def make_parser() -> common.Parser:
     'time of each; slower than the one program that is timed otherwise',
   )
   merging_options.add_arguments(parser)
+  add(
+    '--int8-products',
+    action='store_true',
+    help='every system also with an encoder that multiplies in eight bits',
+  )
   add('--build', action='store_true', help='make what is missing')
   add('--output', help='write the JSON record to this file')
   add('--plot', help='draw exact match against speed into this PNG')
@@ -197,7 +202,9 @@ def _start(
     mode=system.mode,
     num_passages=arguments.passages,
     inference=config_lib.InferenceConfig(
-      system.cross_attention, system.merging
+      system.cross_attention,
+      system.merging,
+      int8_products=system.int8_products,
     ),
     config=config_lib.EngineConfig(fused=not arguments.parts),
   )
@@ -219,6 +226,7 @@ def _row(
     'codec': running.system.codec,
     'cross_attention': running.system.cross_attention,
     'merging': dataclasses.asdict(running.system.merging),
+    'int8_products': running.system.int8_products,
     **{name: score.to_dict() for name, score in scores.items()},
     'em_kept': 100 * scores[headline].mean / joint_mean if joint_mean else None,
     'speed': speed.to_dict() if speed else None,
@@ -300,6 +308,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     ),
     merging_options.configs(arguments),
   )
+  if arguments.int8_products:
+    chosen += systems.in_eight_bits(chosen)
   if arguments.cache and arguments.mode != 'binary':
     raise common.UserError(
       f'--cache {arguments.cache} is the cache of one system; use it with '

@@ -96,7 +96,9 @@ class FamilySource:
       cache=cache,
       mode=system.mode,
       num_passages=setting.passages,
-      inference=config_lib.InferenceConfig(system.cross_attention, merging),
+      inference=config_lib.InferenceConfig(
+        system.cross_attention, merging, int8_products=setting.int8_products
+      ),
     )
     weights = reader.path / reader_files.WEIGHTS_FILE
     return report_rows.Running(

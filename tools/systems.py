@@ -27,6 +27,7 @@ class System:
     codec: of the cache; None without one.
     cross_attention: of the decoder; None takes the form of the least work.
     merging: which tokens are merged while reading.
+    int8_products: whether the encoder multiplies in eight bits.
   """
 
   name: str
@@ -34,6 +35,7 @@ class System:
   codec: str | None
   cross_attention: str | None = None
   merging: config_lib.MergingConfig = config_lib.NO_MERGING
+  int8_products: bool = False
 
   @property
   def cached(self) -> bool:
@@ -59,6 +61,16 @@ def merged(
     if system.codec not in (None, 'float')
   ]
   return [*found, *more]
+
+
+def in_eight_bits(found: Sequence[System]) -> list[System]:
+  """The systems again, with an encoder that multiplies in eight bits."""
+  return [
+    dataclasses.replace(
+      system, name=f'{system.name}-int8-products', int8_products=True
+    )
+    for system in found
+  ]
 
 
 # What others have built is `joint` with keys and values computed once; the

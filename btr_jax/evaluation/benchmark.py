@@ -37,15 +37,18 @@ class System:
     mode: one of `MODES`.
     cross_attention: one of `config.CROSS_ATTENTIONS`.
     merging: which tokens are merged.
+    int8_products: whether the encoder multiplies in eight bits.
   """
 
   mode: str
   cross_attention: str
   merging: config_lib.MergingConfig = config_lib.NO_MERGING
+  int8_products: bool = False
 
   @property
   def name(self) -> str:
-    return f'{self.mode} {self.cross_attention}{self.merging.suffix}'
+    products = ' int8' if self.int8_products else ''
+    return f'{self.mode} {self.cross_attention}{self.merging.suffix}{products}'
 
 
 @runtime_checkable
@@ -92,7 +95,9 @@ class JaxRunner:
     )
     mode = 'binary' if self._cached else system.mode
     inference = config_lib.InferenceConfig(
-      system.cross_attention, system.merging
+      system.cross_attention,
+      system.merging,
+      int8_products=system.int8_products,
     )
     self._programs = programs_lib.Programs(
       model_lib.BtrModel(reader.config, limits, stage=3, mode=mode),

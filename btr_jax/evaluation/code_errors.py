@@ -23,7 +23,7 @@ import numpy as np
 
 from btr_jax import config as config_lib
 from btr_jax.evaluation import code_answers
-from btr_jax.models import codec_fit, codecs, reader_files
+from btr_jax.models import codec_fit, codecs, reader_files, token_codec
 
 PAD_ID = 0
 Tokens = Int[np.ndarray, 'sequences length']
@@ -187,7 +187,7 @@ def codec_decoder(
   dial: Dial,
   params: Mapping[str, Any],
   norm_scale: np.ndarray,
-) -> tuple[Decode, codecs.CodecLayout]:
+) -> tuple[Decode, token_codec.CodecLayout]:
   """A codec with these parameters, through the cache's bytes and back."""
   config = dataclasses.replace(reader.config, codec=dial.codec)
   codec = codecs.make_codec(config)
@@ -202,7 +202,7 @@ def codec_decoder(
 
   return (
     lambda states, tokens: decode(params, states, tokens),
-    codecs.codec_layout(config),
+    token_codec.codec_layout(config),
   )
 
 

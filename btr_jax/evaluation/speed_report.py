@@ -104,8 +104,8 @@ def _kind(runner: benchmark.Runner) -> tuple[Any, ...]:
   """Systems of one kind claim the same answers; torch is a joint reader."""
   system = getattr(runner, 'system', None)
   if system is None:
-    return ('joint', benchmark.System.merging)
-  return (system.mode, system.merging)
+    return ('joint', benchmark.System.merging, False)
+  return (system.mode, system.merging, system.int8_products)
 
 
 def _same_tokens(

@@ -17,7 +17,7 @@ from btr_jax.interop.checkpoint import (
   check_tensors,
   same_bits,
 )
-from btr_jax.models import codecs
+from btr_jax.models import residual_codec, token_codec
 
 Shape = tuple[int, ...]
 
@@ -67,10 +67,11 @@ def _codec_shapes(config: config_lib.ReaderConfig) -> dict[str, Shape]:
   if config.codec.kind == 'float':
     return {}
   if config.codec.kind == 'residual':
-    directions = codecs.kept_directions(config)
+    directions = token_codec.kept_directions(config)
     tables = ['table']
     tables += map(
-      codecs.neighbour_name, codecs.neighbour_offsets(config.codec.window)
+      residual_codec.neighbour_name,
+      residual_codec.neighbour_offsets(config.codec.window),
     )
     return {
       'codec/deviation': (embed,),

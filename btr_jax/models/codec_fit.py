@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 import numpy as np
 
 from btr_jax import config as config_lib
-from btr_jax.models import codecs, levels
+from btr_jax.models import levels, residual_codec, token_codec
 
 PAD_ID = 0
 # What a token id is predicted by: the mean of its states; a linear map of its
@@ -71,8 +71,8 @@ def _real_tokens(states, tokens, window):
   states = np.asarray(states, np.float64)[real]
   rms = np.sqrt(np.mean(np.square(states), axis=-1, keepdims=True) + 1e-6)
   neighbours = {
-    offset: np.asarray(codecs.neighbour_ids(tokens, offset))[real]
-    for offset in codecs.neighbour_offsets(window)
+    offset: np.asarray(residual_codec.neighbour_ids(tokens, offset))[real]
+    for offset in residual_codec.neighbour_offsets(window)
   }
   return states / rms, tokens[real], neighbours
 
@@ -115,7 +115,7 @@ def fit_residual_codec(
     raise ValueError(
       f'prediction={prediction!r} needs the embedding; found None.'
     )
-  offsets = codecs.neighbour_offsets(window)
+  offsets = residual_codec.neighbour_offsets(window)
   passage_batches = [np.asarray(batch) for batch in passage_batches]
 
   def tokens_and_states():
@@ -165,7 +165,7 @@ def fit_residual_codec(
     left = residual(*found) / deviation
     covariance = covariance + left.T @ left
   _, directions = np.linalg.eigh(covariance)
-  kept = codecs.kept_directions(config)
+  kept = token_codec.kept_directions(config)
   rotation = directions[:, ::-1][:, :kept]
 
   magnitude = np.zeros(kept)
@@ -178,5 +178,5 @@ def fit_residual_codec(
     'deviation': deviation,
     'rotation': rotation,
     'level': magnitude * levels.HALF_STEP[config.codec.bits_per_dim],
-  } | {codecs.neighbour_name(o): tables[o] / deviation for o in offsets}
+  } | {residual_codec.neighbour_name(o): tables[o] / deviation for o in offsets}
   return {name: value.astype(np.float32) for name, value in values.items()}

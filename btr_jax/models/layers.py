@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from btr_jax import axes
+from btr_jax.models import integers
 
 param_with_axes = nn_partitioning.param_with_axes
 with_sharding_constraint = nn_partitioning.with_sharding_constraint
@@ -155,7 +156,12 @@ class Dense(nn.Module):
     rows = states.astype(self.dtype).reshape(-1, self.inputs)
     kernel = self.kernel.astype(self.dtype)
     group = group_size(rows.shape[0], tokens_at_once)
-    if group == rows.shape[0]:
+    if self.has_variable(integers.GROUP, 'codes'):
+      codes, step = (
+        self.get_variable(integers.GROUP, name) for name in ('codes', 'step')
+      )
+      product = integers.dot(rows, codes, step)
+    elif group == rows.shape[0]:
       product = jnp.dot(rows, kernel)
     else:
       groups = rows.reshape(-1, group, self.inputs)

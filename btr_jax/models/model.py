@@ -24,12 +24,13 @@ from btr_jax.models import (
   absorbed,
   adapters,
   codec_fit,
-  codecs,
   decoding,
   frozen,
   initialization,
+  integers,
   quantized,
   straight_through,
+  token_codec,
 )
 from btr_jax.models import reader as reader_lib
 from btr_jax.models.trees import flat_params as flat_params
@@ -135,9 +136,9 @@ class BtrModel:
     return feature_converters.BtrFeatureConverter
 
   @property
-  def codec_layout(self) -> codecs.CodecLayout:
+  def codec_layout(self) -> token_codec.CodecLayout:
     """Bytes per token of the codec."""
-    return codecs.codec_layout(self.config)
+    return token_codec.codec_layout(self.config)
 
   # ---------------------------------------------------------------- variables
 
@@ -291,11 +292,11 @@ class BtrModel:
     loss, accuracy = self._task_loss(logits, batch)
     return loss, _averages(batch, loss=loss, token_accuracy=accuracy)
 
-  def _packed(self, batch: Batch, mode: str) -> codecs.PackedCode | None:
+  def _packed(self, batch: Batch, mode: str) -> token_codec.PackedCode | None:
     # Cached passages, where the batch has them and the mode reads them.
     if mode != 'binary' or 'passage_bits' not in batch:
       return None
-    return codecs.PackedCode(batch['passage_bits'], batch['passage_scale'])
+    return token_codec.PackedCode(batch['passage_bits'], batch['passage_scale'])
 
   def _task_loss(self, logits, batch):
     return losses.cross_entropy(
@@ -404,9 +405,10 @@ class BtrModel:
     here, and adapters added, inside the program that calls this."""
     dtype = self.config.dtype
     variables = {}
-    if absorbed.GROUP in params:
-      params = dict(params)
-      variables[absorbed.GROUP] = params.pop(absorbed.GROUP)
+    for group in (absorbed.GROUP, integers.GROUP):
+      if group in params:
+        params = dict(params)
+        variables[group] = params.pop(group)
     whole = adapters.merged(params)
     return {'params': quantized.dequantize_params(whole, dtype), **variables}
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from btr_jax import config as config_lib
-from btr_jax.models import codecs, layers
+from btr_jax.models import codecs, layers, token_codec
 from btr_jax.models import decoder as decoder_lib
 from btr_jax.models import encoder as encoder_lib
 from btr_jax.models import merging as merging_lib
@@ -69,7 +69,7 @@ class Reader(nn.Module):
 
   def pack_passages(
     self, passage_tokens: Int[Array, 'sequences length']
-  ) -> codecs.PackedCode:
+  ) -> token_codec.PackedCode:
     """Passages to the bytes that the cache stores."""
     states = self.passage_states(passage_tokens)
     code = self.codec.encode(
@@ -89,7 +89,7 @@ class Reader(nn.Module):
     question_tokens: Int[Array, 'batch question_length'],
     passage_tokens: Int[Array, 'batch passages passage_length'],
     mode: str,
-    packed: codecs.PackedCode | None = None,
+    packed: token_codec.PackedCode | None = None,
     deterministic: bool = True,
     trace: bool = False,
     merging: config_lib.MergingConfig = config_lib.NO_MERGING,
@@ -153,7 +153,7 @@ class Reader(nn.Module):
       else:
         # Not -1: a codec may store no scale, an array of no bytes.
         rows = (batch * num_passages, passage_length)
-        flat = codecs.PackedCode(
+        flat = token_codec.PackedCode(
           packed.bits.reshape(rows + packed.bits.shape[3:]),
           packed.scale.reshape(rows + packed.scale.shape[3:]),
         )
@@ -222,7 +222,7 @@ class Reader(nn.Module):
     passage_tokens: Int[Array, 'batch passages passage_length'],
     decoder_input_tokens: Int[Array, 'batch answer_length'],
     mode: str,
-    packed: codecs.PackedCode | None = None,
+    packed: token_codec.PackedCode | None = None,
     deterministic: bool = True,
     trace: bool = False,
     recover: bool = True,

@@ -25,7 +25,7 @@ import safetensors.flax
 from btr_jax import config as config_lib
 from btr_jax.data import records
 from btr_jax.data import vocabulary as vocabulary_lib
-from btr_jax.models import codecs, frozen, quantized
+from btr_jax.models import frozen, quantized, token_codec
 from btr_jax.models import model as model_lib
 
 FORMAT_VERSION = 1
@@ -288,16 +288,16 @@ def split_codec(codec: str | None) -> tuple[str | None, int | None]:
 
 def _with_fewer_bits(config, flat, bits, path):
   """A residual codec that keeps the first, most telling, directions alone."""
-  most = codecs.kept_directions(config) * config.codec.bits_per_dim
+  most = token_codec.kept_directions(config) * config.codec.bits_per_dim
   if config.codec.kind != 'residual' or bits > most:
+    held = token_codec.codec_layout(config).bits_bytes * 8
     raise ValueError(
       f'{bits} bits were asked of {path}, whose codec is {config.codec.kind} '
-      f'with {codecs.codec_layout(config).bits_bytes * 8} bits; expected a '
-      'residual codec with at least as many.'
+      f'with {held} bits; expected a residual codec with at least as many.'
     )
   narrow = dataclasses.replace(config.codec, num_bits=bits)
   config = dataclasses.replace(config, codec=narrow)
-  kept = codecs.kept_directions(config)
+  kept = token_codec.kept_directions(config)
   return config, flat | {
     'codec/rotation': flat['codec/rotation'][:, :kept],
     'codec/level': flat['codec/level'][:kept],

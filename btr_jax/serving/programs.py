@@ -21,7 +21,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 
 from btr_jax import config as config_lib
-from btr_jax.models import absorbed, merging
+from btr_jax.models import absorbed, integers, merging
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader as reader_lib
 
@@ -132,6 +132,8 @@ class Programs:
     form = inference.cross_attention_for(self.answer_length, config.head_dim)
     if form == 'absorbed':
       params = absorbed.prepared(params, config.num_heads)
+    if inference.int8_products:
+      params = integers.prepared(params)
     self.params = params
     self.compile_seconds = 0.0
     self._executables: dict[Any, Callable[..., Any]] = {}

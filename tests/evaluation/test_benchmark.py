@@ -61,6 +61,7 @@ def test_a_group(corpus):
     benchmark.System(
       'binary', 'absorbed', config_lib.MergingConfig(0.25, 0.25, 1)
     ),
+    benchmark.System('binary', 'absorbed', int8_products=True),
   ]
   runners = {s.name: benchmark.JaxRunner(s, corpus, WORKLOAD) for s in systems}
   times = benchmark.take_turns(runners, lambda: corpus.ask(WORKLOAD), repeats=3)
@@ -80,7 +81,10 @@ def test_a_group(corpus):
   assert rows['binary absorbed']['same_tokens_as'] == {'binary reproject': 1.0}
   assert rows['float absorbed']['same_tokens_as'] == {}
   assert rows['joint cached']['smallest_margin'] > 1e-4
-  assert 'smallest_margin' not in rows[systems[-1].name]
+  assert 'smallest_margin' not in rows[systems[-2].name]
+  # Eight bits are another kind: they claim no other row's tokens.
+  assert rows['binary absorbed int8']['same_tokens_as'] == {}
+  assert rows['binary absorbed int8']['int8_products'] is True
   # Bits spare the lower layers, absorption the projection, merging tokens.
   flops = [row['flops'] for row in rows.values()]
   assert flops[0] > flops[4] > flops[5]

@@ -10,7 +10,7 @@ import pytest
 from btr_jax import config as config_lib
 from btr_jax.data import encoding, prompts, records
 from btr_jax.evaluation import answer_metrics, code_answers, code_errors
-from btr_jax.models import codecs, reader_files
+from btr_jax.models import reader_files, token_codec
 from btr_jax.tools import common, study_codes
 
 
@@ -72,7 +72,7 @@ def test_more_bits_lose_less_and_floats_next_to_nothing(reader, stored):
   assert errors[0] > errors[1] > errors[2]
   assert errors[0] < rows['calibrated']['read']
   for dial in dials:
-    layout = codecs.codec_layout(
+    layout = token_codec.codec_layout(
       config_lib.ReaderConfig.from_dict(
         {**reader.config.to_dict(), 'codec': dial.codec}
       )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from btr_jax import config as config_lib
-from btr_jax.models import codec_fit, codecs
+from btr_jax.models import codec_fit, codecs, token_codec
 
 EMBED = 16
 
@@ -97,7 +97,7 @@ def test_packing_loses_nothing(
   codec = _bound(small_config, kind, states, token_ids, norm_scale)
   code = codec.encode(states, token_ids, norm_scale)
   packed = codec.pack(code)
-  layout = codecs.codec_layout(codec.config)
+  layout = token_codec.codec_layout(codec.config)
   assert packed.bits.shape == states.shape[:-1] + (layout.bits_bytes,)
   assert packed.scale.shape == states.shape[:-1] + (layout.scale_bytes,)
   unpacked = codec.unpack(packed)

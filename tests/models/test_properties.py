@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from btr_jax import config as config_lib
-from btr_jax.models import codecs
+from btr_jax.models import token_codec
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_cached_bits_are_refused_outside_binary_mode(small_model, batch):
       batch['question_tokens'],
       batch['passage_tokens'],
       'joint',
-      packed=codecs.PackedCode(bits, bits),
+      packed=token_codec.PackedCode(bits, bits),
       method='encode',
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from btr_jax import config as config_lib
-from btr_jax.models import codecs, scale_code
+from btr_jax.models import codecs, scale_code, token_codec
 
 BYTES = (scale_code.RMS_BYTE, scale_code.VARIANCE_BYTE)
 
@@ -92,7 +92,7 @@ def test_one_byte_of_scale_changes_no_bit_and_is_read_back_exactly(
     unpacked = codec.unpack(packed)
     np.testing.assert_array_equal(unpacked.values, code.values)
     np.testing.assert_array_equal(unpacked.scale, code.scale)
-    layout = codecs.codec_layout(codec.config)
+    layout = token_codec.codec_layout(codec.config)
     assert packed.scale.shape[-1] == layout.scale_bytes
     found.append((packed, codec.decode(unpacked, token_ids, norm_scale)))
   (wide, wide_states), (short, short_states) = found

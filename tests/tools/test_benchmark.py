@@ -23,6 +23,7 @@ def test_benchmark(last_json, tmp_path):
     'benchmark',
     *('--passages', '2', '--passage-length', '12', '--maximum-length', '40'),
     *('--modes', 'joint,binary', '--cross', 'absorbed', '--merge', '0.2'),
+    '--int8-products',
     *('--question-length', '4', '--answer-length', '3', '--repeats', '1'),
     *('--output', output, '--plot', plot),
   )
@@ -37,6 +38,9 @@ def test_benchmark(last_json, tmp_path):
       'joint absorbed',
       'binary absorbed',
       'binary absorbed intra 0.2 cross 0.2',
+      'joint absorbed int8',
+      'binary absorbed int8',
+      'binary absorbed intra 0.2 cross 0.2 int8',
     ]
   bucket, maximum = (group['rows'] for group in record['groups'])
   assert maximum[0]['flops'] > bucket[0]['flops']

@@ -198,9 +198,12 @@ def test_evaluate_one_mode_without_the_clock(last_json, tiny_family):
     '0',
     '--batch',
     '4',
+    '--int8-products',
   )
-  (row,) = record['modes']
+  row, rounded = record['modes']
   assert row['name'] == 'joint' and row['speed'] is None
+  assert rounded['name'] == 'joint-int8-products'
+  assert rounded['int8_products'] and not row['int8_products']
   assert record['num_questions'] == 12 and record['batch_size'] == 4
   assert record['retrieval']['seconds_per_question'] is None
 

@@ -21,7 +21,7 @@ from btr_jax.baselines.span_reader import tokenizer as tokenizer_lib
 from btr_jax.cache import builder, compression, shard_encoder
 from btr_jax.cache.plan import Share
 from btr_jax.data.records import Passage
-from btr_jax.models.codecs import CodecLayout
+from btr_jax.models.token_codec import CodecLayout
 
 _ENCODE_BATCH = 32
 _FLOAT_BYTES = 4

@@ -18,7 +18,8 @@ _FORMATS = {
 _BYTES = {'bfloat16': 2, 'logarithm': 1}
 
 
-# The residual codec's name with levels of more bits (`codecs.codec_layout`).
+# The residual codec's name with levels of more bits, as
+# `token_codec.codec_layout` makes it.
 _LEVELS = re.compile('(residual)_([248])bit')
 
 

@@ -60,6 +60,7 @@ class Setting:
     cross_period: of the decoder layers that merge; the default where none
       does, so that equal settings are equal.
     reader: name of a reader beside the family; '' is the family.
+    int8_products: whether the encoder multiplies in eight bits.
   """
 
   system: str
@@ -69,6 +70,7 @@ class Setting:
   cross_ratio: float = 0.0
   cross_period: int = _CROSS_PERIOD
   reader: str = ''
+  int8_products: bool = False
 
   def __post_init__(self):
     if not self.cross_ratio:
@@ -92,6 +94,8 @@ class Setting:
       key = hashlib.sha256(self.reader.encode()).hexdigest()[:6]
       safe = ''.join(c if c.isalnum() else '-' for c in self.reader)
       parts.append(f'{safe}-{key}')
+    if self.int8_products:
+      parts.append('int8products')
     return '_'.join(parts)
 
   @property
@@ -206,6 +210,9 @@ def _main_lines(choice: Choice) -> list[Line]:
     setting = Setting(system, choice.passages)
     label = label_of(system)
     lines.append(Line(label, setting, _PAPER_MAIN.get(system)))
+    if system in (JOINT, f'binary-{choice.codec}'):
+      integers = dataclasses.replace(setting, int8_products=True)
+      lines.append(Line(f'{label}, 8-bit products', integers))
     if system.startswith('binary-'):
       offline = dataclasses.replace(setting, offline_ratio=choice.offline_ratio)
       lines.append(Line(f'{label}, + offline compression', offline))
