@@ -3,7 +3,8 @@
   python -m btr_jax.tools.pack_family --stages runs/factbook_tiny/stages \
     --output btr_jax/assets/factbook_tiny
 
-Weights are stored in bfloat16, the vocabulary once for all readers.
+Weights are stored in bfloat16, the vocabulary once for all readers. Stages that
+were not trained are left out.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ def pack(
   num_passages: int | None = None,
   decomposed: str = 'stage2',
 ) -> int:
-  """Writes the family; family.json last.
+  """Writes the family, once all of its readers were read; family.json last.
 
   Args:
-    stages: holds stage1/reader, stage2/reader, stage3_<codec>/reader.
+    stages: holds stage1/reader, stage2/reader, stage3_<codec>/reader, or some.
     output: the family directory.
     default_codec: of mode binary.
     num_passages: that all readers shall read, if stages were trained with
@@ -77,16 +78,23 @@ def pack(
     Bytes written.
 
   Raises:
-    ReaderFileError: a stage is missing or damaged.
+    ReaderFileError: a reader is damaged, or the default codec's or the one
+      that mode decomposed shall take is missing.
   """
-  members = dict(MEMBERS)
-  family = {name: name for name in MEMBERS} | {'default_codec': default_codec}
+  needed = {default_codec}
   if decomposed == 'residual':
-    del members['decomposed']
-    family['decomposed'] = 'residual'
-  for member, stage in members.items():
+    needed.add('residual')
+  readers = {}
+  for member, stage in MEMBERS.items():
     source = stages / stage / 'reader'
-    reader = reader_files.load_reader(source)
+    if member == 'decomposed' and decomposed == 'residual':
+      continue
+    if member in needed or source.is_dir():
+      readers[member] = reader_files.load_reader(source)
+  family = {name: name for name in readers} | {'default_codec': default_codec}
+  if decomposed == 'residual':
+    family['decomposed'] = 'residual'
+  for member, reader in readers.items():
     limits = reader.limits
     if num_passages is not None:
       limits = dataclasses.replace(limits, num_passages=num_passages)
@@ -95,7 +103,7 @@ def pack(
       reader.config,
       limits,
       reader.params,
-      source / reader_files.VOCABULARY_FILE,
+      reader.vocabulary.path,
       extra_ids=reader.vocabulary.num_extra_ids,
       provenance=reader.provenance,
       dtype='bfloat16',

@@ -63,11 +63,29 @@ def test_one_reader_may_serve_bits_and_floats(tmp_path, stages):
       np.testing.assert_array_equal(value, bits[name])
 
 
-def test_a_missing_stage_is_named(tmp_path, stages, capsys):
-  shutil.rmtree(stages / 'stage2')
+def test_stages_that_were_not_trained_are_left_out(tmp_path, stages):
+  shutil.rmtree(stages / 'stage3_calibrated')
+  output = tmp_path / 'family'
+  code = tools_main.main(
+    ['pack-family', '--stages', str(stages), '--output', str(output)]
+  )
+  assert code == 0 and not (output / 'calibrated').exists()
+  assert reader_files.load_reader(output, 'binary').model.mode == 'binary'
+  with pytest.raises(reader_files.ReaderFileError, match='calibrated'):
+    reader_files.load_reader(output, 'binary', 'calibrated')
+
+
+@pytest.mark.parametrize(
+  'options', [[], ['--default-codec', 'calibrated', '--decomposed', 'residual']]
+)
+def test_a_missing_reader_that_is_needed_is_named(
+  tmp_path, stages, capsys, options
+):
+  shutil.rmtree(stages / 'stage3_residual')
   code = tools_main.main(
     ['pack-family', '--stages', str(stages), '--output', str(tmp_path / 'x')]
+    + options
   )
   assert code == 2
-  assert 'stage2/reader is no reader' in capsys.readouterr().err
-  assert not (tmp_path / 'x' / 'family.json').exists()
+  assert 'stage3_residual/reader is no reader' in capsys.readouterr().err
+  assert not (tmp_path / 'x').exists()
