@@ -226,12 +226,12 @@ def main(argv: Sequence[str]) -> int:
       common.say(f'{variant.name}, seed {arguments["recipe"].seed}')
     return common.EXIT_OK
   output.parent.mkdir(parents=True, exist_ok=True)
+  runs = output.with_name(f'{output.stem}_runs')
   with loop.StopSignal() as stop:
     for index, (variant, arguments, found) in enumerate(wanted):
       seed = arguments['recipe'].seed
       common.say(f'{index + 1}/{len(wanted)}: {variant.name}, seed {seed}')
-      folder = output.with_name(f'{output.stem}_runs')
-      folder /= f'{variant.slug}_seed{seed}'
+      folder = runs / f'{variant.slug}_seed{seed}'
       result = study.run_one(
         variant, arguments, start_from, folder, options.questions, stop
       )
@@ -242,6 +242,8 @@ def main(argv: Sequence[str]) -> int:
       _write(record(), output)
       if not options.keep_runs:
         shutil.rmtree(folder)
+  if runs.is_dir() and not any(runs.iterdir()):
+    runs.rmdir()
   final = record()
   _write(final, output)
   if final['rows']:

@@ -48,6 +48,13 @@ def test_one_setting_is_one_row_however_many_tables_show_it():
   assert firsts == ['joint', 'joint']
 
 
+def test_eight_bits_are_told_against_joint_floats():
+  joint = settings.Setting('joint', 8)
+  rounded = settings.Setting('joint', 8, int8_products=True)
+  assert joint.baseline is None
+  assert rounded.baseline == joint and rounded.slug != joint.slug
+
+
 def test_the_period_is_no_difference_where_nothing_is_merged():
   bare = settings.Setting('binary-residual', 8)
   assert bare == settings.Setting('binary-residual', 8, cross_period=2)

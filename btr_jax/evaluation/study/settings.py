@@ -103,9 +103,10 @@ class Setting:
     """What its speed and accuracy are told against; None for itself."""
     if self.system == SPAN_BINARY:
       return Setting(SPAN_JOINT, self.passages)
-    if self.system in (JOINT, SPAN_JOINT):
+    if self.system == SPAN_JOINT:
       return None
-    return Setting(JOINT, self.passages)
+    joint = Setting(JOINT, self.passages)
+    return None if self == joint else joint
 
 
 @dataclasses.dataclass(frozen=True)
