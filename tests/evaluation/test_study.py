@@ -196,7 +196,7 @@ def made():
 
 
 def test_cells_of_the_main_table(made):
-  joint, cache, bits, *_, span = made['main']['rows']
+  joint, _, cache, bits, *_, span = made['main']['rows']
   assert joint['cells']['score']['value'] == 75.0
   assert joint['cells']['kept'] == {'value': 100.0, 'low': 100.0, 'high': 100.0}
   assert bits['cells']['kept']['value'] == pytest.approx(80.0)
