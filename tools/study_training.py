@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+import dataclasses
 import json
-import os
 import pathlib
 import shlex
 import shutil
 from typing import Any
 
-import numpy as np
-
-from btr_jax.data import records
 from btr_jax.evaluation import environment as environment_lib
-from btr_jax.evaluation import report
 from btr_jax.models import reader_files
-from btr_jax.tools import common
-
-# Of the values, what stands in the table.
-_VALUES = {
-  'loss': 'loss',
-  'distill_loss': 'distance to teacher',
-  'read_error': 'error, read',
-  'stream_error': 'error, stream',
-}
+from btr_jax.tools import common, study_pages
 
 
 def make_parser() -> common.Parser:
@@ -34,9 +22,10 @@ def make_parser() -> common.Parser:
     'Trains variants of stages 2 and 3 from one reader, each with the same '
     'seeds, batches and steps, and compares their answers to validation '
     'questions: straight-through signs or annealed ones, recovery or none, '
-    'wirings of the calibrated codec, tokens that are distilled. Flags '
-    '--gin_file and --gin.NAME=VALUE are those of training. What OUTPUT.json '
-    'holds is not trained again; OUTPUT.md and OUTPUT.png are written beside.',
+    'wirings of the calibrated codec, tokens that are distilled; with --codes '
+    'settings of the codecs, by their bytes. Flags --gin_file and '
+    '--gin.NAME=VALUE are those of training. What OUTPUT.json holds is not '
+    'trained again; OUTPUT.md and OUTPUT.png are written beside.',
     'btr study-training --reader btr_jax/assets/factbook_tiny '
     '--output ablations.json --gin_file=gin_configs/btr_tiny.gin '
     '--gin.TRAIN_STEPS=300',
@@ -54,33 +43,65 @@ def make_parser() -> common.Parser:
     nargs='+',
     metavar='NAME',
     help='which, in quotes; a name without comma takes all that begin with it '
-    "and a comma or a space, too ('calibrated', 'distill'); default: all",
+    "and a comma or a space, too ('calibrated', 'distill'); default: all, or "
+    'none with --codes',
+  )
+  add(
+    '--codes',
+    nargs='+',
+    metavar='NAME',
+    default=[],
+    help='stage 3 through these settings of the codecs, named as by `btr '
+    "study-codes` ('float', 'residual, 64 bits, window 1')",
+  )
+  add(
+    '--joint',
+    help='reader directory or family whose joint reader answers too, untrained',
   )
   add('--seeds', nargs='+', type=int, default=[0, 1, 2], help='(0 1 2)')
   add(
     '--questions',
     type=common.positive,
     default=500,
-    help='of the validation split, at most (500)',
+    help='to answer, at most (500)',
+  )
+  add('--split', default='validation', help='of the questions (validation)')
+  add(
+    '--passages',
+    type=common.positive,
+    help='to read per question (as many as in training)',
+  )
+  add(
+    '--passage-length',
+    type=common.positive,
+    help="tokens of a passage when answering (training's)",
   )
   add('--keep-runs', action='store_true', help='keep the folders of the runs')
   add('--dry-run', action='store_true', help='only tell what would be trained')
   return parser
 
 
-def chosen_variants(names: Sequence[str] | None) -> list[Any]:
-  """The variants of these names.
+def chosen_variants(
+  names: Sequence[str] | None, codes: Sequence[str], embed_dim: int
+) -> list[Any]:
+  """The variants of these names, then those of these codes.
+
+  Args:
+    names: of variants, or their beginnings; None takes all of them, but none
+      where there are codes.
+    codes: names of settings.
+    embed_dim: of the reader.
 
   Raises:
-    UserError: a name that no variant has or begins with.
+    UserError: a name that no variant, or no code, has or begins with.
   """
-  from btr_jax.training import study
+  from btr_jax.training.study import variants
 
-  known = study.variants()
-  if not names:
+  known = variants.variants()
+  if names is None and not codes:
     return list(known.values())
   chosen: dict[str, Any] = {}
-  for name in names:
+  for name in names or ():
     found = {
       key: one
       for key, one in known.items()
@@ -92,87 +113,65 @@ def chosen_variants(names: Sequence[str] | None) -> list[Any]:
         f'{"; ".join(known)}.'
       )
     chosen |= found
-  return [one for key, one in known.items() if key in chosen]
+  dials = variants.code_variants(embed_dim)
+  for name in codes:
+    if (key := variants.CODE + name) not in dials:
+      expected = '; '.join(one.removeprefix(variants.CODE) for one in dials)
+      raise common.UserError(f'--codes {name!r}; expected one of: {expected}.')
+    chosen[key] = dials[key]
+  return [one for key, one in (known | dials).items() if key in chosen]
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-  """The rows as a table."""
-  rows = record['rows']
-  metrics = list(rows[0]['scores'])
-  values = [name for name in _VALUES if any(name in r['values'] for r in rows)]
-  head = ['variant', 'against', 'seeds']
-  for metric in metrics:
-    head += [report.title_of(metric), 'difference']
-  head += [_VALUES[name] for name in values]
+class _Record:
+  """The record of a study, written after every result.
 
-  def cell(found, sign=''):
-    if found is None:
-      return '-'
-    return (
-      f'{found["mean"]:{sign}.1f} [{found["low"]:{sign}.1f}, '
-      f'{found["high"]:{sign}.1f}]'
-    )
+  Attributes:
+    results: those it holds.
+  """
 
-  lines = [head, ['---'] * len(head)]
-  for row in rows:
-    line = [row['variant'], row['against'] or '-', str(len(row['seeds']))]
-    for metric in metrics:
-      line.append(cell(row['scores'].get(metric)))
-      line.append(cell(row['differences'].get(metric), '+'))
-    for name in values:
-      value = row['values'].get(name)
-      line.append('-' if value is None else f'{value:.4g}')
-    lines.append(line)
-  table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-  return (
-    f'{record["questions"]} validation questions at most; in brackets 95 % '
-    'intervals, seeds and questions drawn anew; differences to the variant '
-    '`against`, on the same seeds and questions.\n\n' + table + '\n'
-  )
+  def __init__(self, output: pathlib.Path, known, common_fields):
+    from btr_jax.training.study import results
 
+    self._summary, self._known = results.summary, known
+    self._output, self._fields = output, common_fields
+    self.results = results.read_results(output)
 
-def plot(record: Mapping[str, Any], path: str | os.PathLike) -> None:
-  """Draws scores, and differences to what a variant is compared to, as PNG."""
-  # Imported here: it takes a second, and not everybody draws.
-  import matplotlib.figure
+  def lacks(self, name: str, seed: int, fingerprint: str) -> bool:
+    """Whether this is still to be found out.
 
-  rows = record['rows']
-  metric = next(iter(rows[0]['scores']))
-  places = np.arange(len(rows))
-  figure = matplotlib.figure.Figure(
-    figsize=(10, 1.6 + 0.36 * len(rows)), layout='constrained'
-  )
-  left, right = figure.subplots(1, 2, sharey=True)
-  stages = sorted({row['stage'] for row in rows})
-  for axes, part in ((left, 'scores'), (right, 'differences')):
-    for place, row in zip(places, rows, strict=True):
-      found = row[part].get(metric)
-      if found is None:
-        continue
-      colour = f'C{stages.index(row["stage"])}'
-      axes.plot([found['low'], found['high']], [place] * 2, color=colour, lw=2)
-      axes.plot(found['mean'], place, 'o', color=colour)
-      seeds = found.get('by_seed', ())
-      axes.plot(seeds, [place] * len(seeds), '|', color='black', markersize=7)
-    axes.grid(axis='x', alpha=0.3)
-    axes.spines[['top', 'right']].set_visible(False)
-  right.axvline(0, color='black', lw=1)
-  left.set_yticks(places, [row['variant'] for row in rows])
-  left.invert_yaxis()
-  title = report.title_of(metric)
-  left.set_xlabel(f'{title}, % (right is better; | a seed)')
-  right.set_xlabel(f'difference in {title} to what it is compared to')
-  with records.atomic_writer(path, binary=True) as file:
-    figure.savefig(file, dpi=130, format='png')
+    Raises:
+      UserError: the record has it of other settings.
+    """
+    for result in self.results:
+      if (result['variant'], result['seed']) == (name, seed):
+        if result['fingerprint'] == fingerprint:
+          return False
+        raise common.UserError(
+          f'{self._output} holds {name!r} with seed {seed}, trained or '
+          'evaluated with other settings, from another reader, or on other '
+          'questions. Name another --output, or take the change back.'
+        )
+    return True
 
-
-def _write(record, output):
-  text = json.dumps(record, indent=1)
-  reader_files.write_atomically(output, text.encode())
-  if record['rows']:
-    table = markdown(record).encode()
-    reader_files.write_atomically(output.with_suffix('.md'), table)
-    plot(record, output.with_suffix('.png'))
+  def write(self, result=None, fingerprint: str = '') -> dict[str, Any]:
+    """Writes record, table and picture, with one more result if given."""
+    if result is not None:
+      self.results.append({**result, 'fingerprint': fingerprint})
+    found = {
+      **self._fields,
+      'environment': environment_lib.environment(),
+      'rows': self._summary(self.results, self._known),
+      'results': self.results,
+    }
+    output = self._output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=1)
+    reader_files.write_atomically(output, text.encode())
+    if found['rows']:
+      table = study_pages.markdown(found).encode()
+      reader_files.write_atomically(output.with_suffix('.md'), table)
+      study_pages.plot(found, output.with_suffix('.png'))
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
@@ -185,69 +184,74 @@ def main(argv: Sequence[str]) -> int:
 
   # Imported here: `btr study-training --help` needs neither gin nor JAX.
   from btr_jax import train
-  from btr_jax.training import loop, study
+  from btr_jax.training import loop
+  from btr_jax.training.study import answers, runs, variants
 
   files, bindings, paths = train.parse_flags(flags)
   train.parse_config(files, ["MODEL_DIR = 'unused'", *bindings], paths)
   given = train.build_arguments()
-  start_from = pathlib.Path(options.reader)
-  chosen = chosen_variants(options.variants)
-  results = study.read_results(output)
-  done = {(r['variant'], r['seed']): r['fingerprint'] for r in results}
+  data, start_from = given['data'], pathlib.Path(options.reader)
+  embed_dim = given['reader'].embed_dim
+  chosen = chosen_variants(options.variants, options.codes, embed_dim)
+  questions = answers.Questions(
+    options.questions, options.split, options.passages, options.passage_length
+  )
+  known = variants.variants() | variants.code_variants(embed_dim)
+  record = _Record(
+    output,
+    known,
+    {
+      'command': shlex.join(['btr', 'study-training', *argv]),
+      'questions': options.questions,
+      'answered': dataclasses.asdict(questions),
+    },
+  )
   wanted = []
   for seed in options.seeds:  # All variants of a seed, then the next.
     for variant in chosen:
-      arguments = study.training_arguments(variant, given, seed)
-      found = study.fingerprint(arguments, start_from, options.questions)
-      known = done.get((variant.name, seed))
-      if known is None:
+      arguments = variants.training_arguments(variant, given, seed)
+      found = variants.fingerprint(arguments, start_from, questions)
+      if record.lacks(variant.name, seed, found):
         wanted.append((variant, arguments, found))
-      elif known != found:
-        raise common.UserError(
-          f'{output} holds {variant.name!r} with seed {seed}, trained or '
-          'evaluated with other settings, from another reader, or on another '
-          'number of questions. Name another --output, or take the change back.'
-        )
+  joint = None
+  if options.joint:
+    path = pathlib.Path(options.joint)
+    found = variants.joint_fingerprint(data.describe(), path, questions)
+    if record.lacks(variants.JOINT, 0, found):
+      joint = path, found
   common.say(
     f'{len(wanted)} of {len(chosen) * len(options.seeds)} runs to train'
   )
-
-  def record():
-    return {
-      'command': shlex.join(['btr', 'study-training', *argv]),
-      'environment': environment_lib.environment(),
-      'questions': options.questions,
-      'rows': study.summary(results),
-      'results': results,
-    }
-
   if options.dry_run:
     for variant, arguments, _ in wanted:
       common.say(f'{variant.name}, seed {arguments["recipe"].seed}')
     return common.EXIT_OK
-  output.parent.mkdir(parents=True, exist_ok=True)
-  runs = output.with_name(f'{output.stem}_runs')
+
+  if joint:
+    path, found = joint
+    common.say(f'the joint reader {path} answers')
+    batch_size = given['recipe'].batch_size
+    record.write(runs.ask_joint(path, data, batch_size, questions), found)
+  folders = output.with_name(f'{output.stem}_runs')
   with loop.StopSignal() as stop:
     for index, (variant, arguments, found) in enumerate(wanted):
       seed = arguments['recipe'].seed
       common.say(f'{index + 1}/{len(wanted)}: {variant.name}, seed {seed}')
-      folder = runs / f'{variant.slug}_seed{seed}'
-      result = study.run_one(
-        variant, arguments, start_from, folder, options.questions, stop
+      folder = folders / f'{variant.slug}_seed{seed}'
+      result = runs.run_one(
+        variant, arguments, start_from, folder, questions, stop
       )
       if result is None:
         common.say('Stopped early; the same command goes on from there.')
         break
-      results.append({**result, 'fingerprint': found})
-      _write(record(), output)
+      record.write(result, found)
       if not options.keep_runs:
         shutil.rmtree(folder)
-  if runs.is_dir() and not any(runs.iterdir()):
-    runs.rmdir()
-  final = record()
-  _write(final, output)
+  if folders.is_dir() and not any(folders.iterdir()):
+    folders.rmdir()
+  final = record.write()
   if final['rows']:
-    print(markdown(final))
+    print(study_pages.markdown(final))
   common.print_json(
     {key: value for key, value in final.items() if key != 'results'}
   )

@@ -16,7 +16,7 @@ from btr_jax.evaluation.study import intervals
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader_files
 from btr_jax.tools import common, study_training
-from btr_jax.training import study
+from btr_jax.training.study import answers, results, runs, variants
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -48,16 +48,18 @@ def start_from(given, prepared_folder, toy_limits, tmp_path):
 
 
 def test_a_variant_differs_from_its_baseline_in_one_thing(given, start_from):
-  known = study.variants()
+  known = variants.variants()
   made, prints = {}, {}
   for name, variant in known.items():
-    arguments = study.training_arguments(variant, given, seed=7)
+    arguments = variants.training_arguments(variant, given, seed=7)
     assert arguments['recipe'].seed == 7
     made[name] = {
       **arguments['recipe'].settings(variant.stage),
       **arguments['reader'].to_dict()['codec'],
     }
-    prints[name] = study.fingerprint(arguments, start_from, 20)
+    prints[name] = variants.fingerprint(
+      arguments, start_from, answers.Questions(20)
+    )
   assert len(set(prints.values())) == len(known)
   assert len({variant.slug for variant in known.values()}) == len(known)
   for name, variant in known.items():
@@ -75,9 +77,11 @@ def test_what_cannot_be_annealed_is_told_before_training(spread_gin):
   flags = ["MODEL_DIR = 'x'", 'CODEC_BITS_PER_DIM = 2', 'CODEC_BITS = 16']
   train.parse_config([str(spread_gin)], flags)
   given = train.build_arguments()
-  study.training_arguments(study.variants()['residual'], given, 0)
+  variants.training_arguments(variants.variants()['residual'], given, 0)
   with pytest.raises(ValueError, match='CODEC_BITS_PER_DIM=1'):
-    study.training_arguments(study.variants()['residual, annealed'], given, 0)
+    variants.training_arguments(
+      variants.variants()['residual, annealed'], given, 0
+    )
 
 
 def test_intervals_draw_seeds_and_questions():
@@ -113,19 +117,19 @@ def test_a_study_is_trained_once(
   assert '2 of 2 runs to train' in shown.err
   assert not (tmp_path / 'out' / 'study_runs').exists()
 
-  trained, real = [], study.run_one
+  trained, real = [], runs.run_one
 
   def run_one(variant, *rest):
     trained.append(variant.name)
     return real(variant, *rest)
 
-  monkeypatch.setattr(study, 'run_one', run_one)
+  monkeypatch.setattr(runs, 'run_one', run_one)
   shown = run('--variants', annealed, 'distill all')
   assert '0 of 2 runs to train' in shown.err and not trained
   # 'calibrated' as a name would take all that begin with it.
-  pair = {name: study.variants()[name] for name in ('calibrated', annealed)}
-  pair['distill all'] = study.variants()['distill all']
-  monkeypatch.setattr(study, 'variants', lambda: pair)
+  pair = {name: variants.variants()[name] for name in ('calibrated', annealed)}
+  pair['distill all'] = variants.variants()['distill all']
+  monkeypatch.setattr(variants, 'variants', lambda: pair)
   run()
   assert trained == ['calibrated']
 
@@ -142,7 +146,7 @@ def test_a_study_is_trained_once(
   for result in record['results']:
     assert len(result['scores']['em'].split()) == 5
   table = output.with_suffix('.md').read_text()
-  assert '| calibrated, annealed | calibrated | 1 |' in table
+  assert '| calibrated, annealed | calibrated | 4 | 1 |' in table
   assert output.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
 
   shown = run('--variants', annealed, '--gin.LEARNING_RATE=0.1', status=2)
@@ -163,7 +167,7 @@ def test_errors_of_codes_are_relative(given, start_from, toy_limits, wiring):
   tokens[1, 4:] = 0
   variables = {'params': reader.params}
   found = module.apply(
-    variables, jnp.asarray(tokens), method=study.codec_errors
+    variables, jnp.asarray(tokens), method=answers.codec_errors
   )
 
   states = module.apply(variables, jnp.asarray(tokens), method='passage_states')
@@ -186,3 +190,85 @@ def test_errors_of_codes_are_relative(given, start_from, toy_limits, wiring):
     np.sum(v**2) for made, wanted in pairs for v in (made - wanted, wanted)
   ]
   np.testing.assert_allclose(found, expected, rtol=2e-2)
+
+
+def test_codes_are_named_as_study_codes_names_them(given):
+  embed_dim = given['reader'].embed_dim
+  chosen = study_training.chosen_variants(
+    None, ['residual, 16 bits, 2 bits each', 'float'], embed_dim
+  )
+  float_code, residual = chosen
+  assert float_code.name == 'code float' and float_code.against is None
+  assert residual.against == 'code float'
+  arguments = variants.training_arguments(residual, given, 0)
+  codec = arguments['reader'].codec
+  assert (codec.num_bits, codec.bits_per_dim, codec.scale_bits) == (16, 2, 8)
+  assert arguments['recipe'].codec_prediction == 'both'
+  both = study_training.chosen_variants(['sign'], ['float'], embed_dim)
+  assert [one.name for one in both][-1] == 'code float' and len(both) == 4
+  with pytest.raises(common.UserError, match='expected one of: float; sign'):
+    study_training.chosen_variants(None, ['residual, 17 bits'], embed_dim)
+
+
+def test_questions_alone_are_what_the_first_studies_had(toy_limits):
+  assert answers.Questions(20).settings() == 20
+  longer = answers.Questions(20, 'test', 1, 24)
+  assert longer.settings() != answers.Questions(20, 'test', 1).settings()
+  assert answers.Questions(20).limits(toy_limits) == toy_limits
+  assert longer.limits(toy_limits).num_passages == 1
+  assert longer.limits(toy_limits).passage_length == 24
+
+
+@pytest.mark.slow
+def test_codes_beside_a_joint_reader(spread_gin, start_from, tmp_path, capsys):
+  output = tmp_path / 'codes.json'
+  argv = ['--reader', str(start_from), '--joint', str(start_from)]
+  argv += ['--output', str(output), '--seeds', '3', '--questions', '4']
+  argv += ['--codes', 'residual, 16 bits', '--split', 'test']
+  argv += ['--passages', '1', '--passage-length', '24']
+  argv += [f'--gin_file={spread_gin}', '--gin.TRAIN_STEPS=1']
+  assert common.run(study_training.main, argv) == 0
+  capsys.readouterr()
+  record = json.loads(output.read_text())
+  joint, code = record['rows']
+  assert (joint['variant'], joint['bytes_per_token']) == ('joint', None)
+  # Two bytes of signs, one each of the token's rms and amplitude.
+  assert (code['variant'], code['bytes_per_token']) == (
+    'code residual, 16 bits',
+    4,
+  )
+  assert record['answered']['split'] == 'test'
+  assert '4 test questions' in output.with_suffix('.md').read_text()
+  assert output.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
+  # Nothing is answered twice, and other questions are not mixed with these.
+  assert common.run(study_training.main, argv) == 0
+  assert 'the joint reader' not in capsys.readouterr().err
+  assert common.run(study_training.main, [*argv, '--questions', '3']) == 2
+  assert 'on other questions' in capsys.readouterr().err
+
+
+def test_shares_of_the_joint_reader():
+  def result(name, seed, scores):
+    return {
+      'variant': name,
+      'seed': seed,
+      'values': {'loss': 1.0},
+      'scores': {'em': scores},
+    }
+
+  known = {'a': variants.Variant('a', 3), 'b': variants.Variant('b', 3, 'a')}
+  rows = results.summary(
+    [
+      result('joint', 0, '100 100 0 0'),
+      result('a', 0, '100 0 0 0'),
+      result('a', 1, '100 100 0 0'),
+      result('b', 1, '0 100 0 100'),
+    ],
+    known,
+  )
+  joint, first, second = rows
+  assert joint['of_joint'] == {}
+  assert first['of_joint']['em']['mean'] == 75.0
+  assert second['of_joint']['em']['mean'] == 100.0
+  assert first['scores']['em']['by_seed'] == [25.0, 50.0]
+  assert second['differences']['em']['mean'] == 0.0
