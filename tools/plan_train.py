@@ -123,13 +123,14 @@ def main(argv: Sequence[str]) -> int:
   # JAX's devices are settled; now what needs them.
   import jax
 
-  from btr_jax.training import partitioning, planning, stages
+  from btr_jax.training import partitioning, planning
+  from btr_jax.training import recipe as recipe_lib
 
   given = _configuration(options.gin_file, flags)
   devices = jax.devices()[: options.devices or None]
   mesh = partitioning.make_mesh(given.pop('mesh'), devices)
   plans = []
-  for stage in stages.check_stage(given.pop('stage')):
+  for stage in recipe_lib.check_stage(given.pop('stage')):
     began = time.monotonic()
     common.say(f'Planning stage {stage} on {len(devices)} devices ...')
     plan = planning.plan_stage(

@@ -19,6 +19,7 @@ from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.models import model as model_lib
 from btr_jax.training import checkpoints as checkpoints_lib
 from btr_jax.training import partitioning, sources, stages, start
+from btr_jax.training import recipe as recipe_lib
 from btr_jax.training import state as state_lib
 
 
@@ -28,7 +29,7 @@ def check_stage(stage: Any) -> int:
   Raises:
     ValueError: 'all', or no stage.
   """
-  if stage == 'all' or len(stages.check_stage(stage)) != 1:
+  if stage == 'all' or len(recipe_lib.check_stage(stage)) != 1:
     raise ValueError(
       f'STAGE is {stage!r}; T5X runs one stage at a time: --gin.STAGE=1, then '
       '2, then 3, with the same MODEL_DIR.'
@@ -55,7 +56,7 @@ def model(
   limits: config_lib.InputLimits,
   data: sources.SeqioSource,
   stage: int,
-  recipe: stages.Recipe | None = None,
+  recipe: recipe_lib.Recipe | None = None,
   optimizer_def: Any = None,
 ) -> model_lib.BtrModel:
   """The model of a stage.

@@ -12,7 +12,8 @@ import numpy as np
 from btr_jax import config as config_lib
 from btr_jax.interop import t5x as adapter
 from btr_jax.training import checkpoints as checkpoints_lib
-from btr_jax.training import sources, stages
+from btr_jax.training import recipe as recipe_lib
+from btr_jax.training import sources
 
 
 class BatchIterator:
@@ -56,7 +57,7 @@ def get_dataset(
   *,
   limits: config_lib.InputLimits,
   data: sources.SeqioSource,
-  recipe: stages.Recipe,
+  recipe: recipe_lib.Recipe,
   stage: int,
   folder: str,
 ) -> BatchIterator:

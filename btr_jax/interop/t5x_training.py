@@ -16,17 +16,18 @@ from btr_jax import axes as axes_lib
 from btr_jax import config as config_lib
 from btr_jax.interop import t5x as adapter
 from btr_jax.training import checkpoints as checkpoints_lib
-from btr_jax.training import optimizers, sources, stages, start
+from btr_jax.training import optimizers, sources, start
+from btr_jax.training import recipe as recipe_lib
 from btr_jax.training import state as state_lib
 from btr_jax.training import step as step_lib
 
 
-def train_steps(recipe: stages.Recipe, stage: int) -> int:
+def train_steps(recipe: recipe_lib.Recipe, stage: int) -> int:
   """Updates of the stage."""
   return recipe.settings(adapter.check_stage(stage))['train_steps']
 
 
-def period(every: int, recipe: stages.Recipe, stage: int) -> int:
+def period(every: int, recipe: recipe_lib.Recipe, stage: int) -> int:
   """A period as T5X takes it: at most the whole stage; 0 is its end only."""
   total = train_steps(recipe, stage)
   return min(every or total, total)
@@ -43,7 +44,7 @@ def _schedule(optimizer, recipe, stage):
 
 
 def optimizer_def(
-  optimizer: optimizers.OptimizerConfig, recipe: stages.Recipe, stage: int
+  optimizer: optimizers.OptimizerConfig, recipe: recipe_lib.Recipe, stage: int
 ) -> Any:
   """Our optimizer as T5X's OptimizerDef, schedule included.
 
@@ -116,7 +117,7 @@ def logical_factor_rules() -> Any:
 def trainer(
   *,
   optimizer: optimizers.OptimizerConfig,
-  recipe: stages.Recipe,
+  recipe: recipe_lib.Recipe,
   stage: int,
   rng: jax.Array,
   **given: Any,
@@ -195,7 +196,7 @@ def stage_initializer(
   reader: config_lib.ReaderConfig,
   limits: config_lib.InputLimits,
   data: sources.SeqioSource,
-  recipe: stages.Recipe,
+  recipe: recipe_lib.Recipe,
   stage: int,
   initial_checkpoint: str | None = None,
   **given: Any,

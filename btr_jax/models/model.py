@@ -19,17 +19,15 @@ from jaxtyping import Array, Float, Int
 import numpy as np
 
 from btr_jax import config as config_lib
-from btr_jax import losses
 from btr_jax.models import (
   absorbed,
   adapters,
   codec_fit,
   decoding,
-  frozen,
   initialization,
   integers,
+  objective,
   quantized,
-  straight_through,
   token_codec,
 )
 from btr_jax.models import reader as reader_lib
@@ -41,7 +39,7 @@ Params = Mapping[str, Any]
 
 # Stage of the recipe -> mode of encoding (BTR section 3.2).
 STAGE_MODES = {1: 'joint', 2: 'decomposed', 3: 'binary'}
-TEACHER = 'teacher'
+TEACHER = objective.TEACHER
 
 
 class BtrModel:
@@ -51,13 +49,10 @@ class BtrModel:
     config: architecture and codec.
     limits: lengths the inputs are padded to.
     mode: how `predict_batch` and the losses encode.
-    stage: which losses: 1 task, 2 task + distillation, 3 task + recovery.
+    stage: of the recipe.
+    objective: the stage's losses; where signs are annealed, `loss_fn` needs
+      the step.
     module: the Linen module, for T5X.
-    train_lower: whether the losses reach what cached passages depend on.
-    adapter_rank: of the adapters that alone are trained (`models/adapters.py`);
-      0 for none.
-    annealing: how signs are trained in place of straight-through estimators;
-      `loss_fn` then needs the step. None for those.
     inference: how `encode` and `decode` run unless they are told otherwise.
     optimizer_def: T5X's optimizer; ours is built by the trainer.
     input_vocabulary: SeqIO vocabulary of questions and passages, for T5X.
@@ -99,29 +94,17 @@ class BtrModel:
     self.stage = stage
     self.mode = STAGE_MODES[stage] if mode is None else mode
     config_lib.check_choice('mode', self.mode, config_lib.MODES)
-    config_lib.check_choice(
-      'distill_tokens', distill_tokens, config_lib.TOKEN_SELECTIONS
+    self.objective = objective.Objective(
+      stage,
+      distill_tokens,
+      distill_fraction,
+      distill_weight,
+      recovery_weight,
+      train_lower,
+      adapter_rank,
+      annealing,
     )
-    if recovery_weight < 0:
-      raise ValueError(
-        f'RECOVERY_WEIGHT is {recovery_weight}; expected 0, for no recovery '
-        'loss, or more (the paper uses 1).'
-      )
-    if annealing is not None:
-      annealing.check_codec(config.codec)
-      if not train_lower:
-        raise ValueError(
-          "BINARIZER is 'annealed' with TRAIN_LOWER=False; the signs of codes "
-          'that stay are not trained. Expected TRAIN_LOWER=True, or '
-          "BINARIZER='straight_through'."
-        )
-    self._distill_tokens = distill_tokens
-    self._distill_fraction = distill_fraction
-    self._distill_weight = distill_weight
-    self._recovery_weight = recovery_weight
-    self.train_lower = train_lower
-    self.adapter_rank = adapter_rank
-    self.annealing = annealing
+    self.objective.check_codec(config.codec)
     self.inference = inference
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
@@ -175,7 +158,7 @@ class BtrModel:
     if self.config.initializer == 'mimetic':
       params = initialization.mimetic(params, rng, self.config)
     variables = {'params': params, 'params_axes': variables['params_axes']}
-    if self.adapter_rank:
+    if self.objective.adapter_rank:
       variables = self._with_adapters(variables, rng)
     if self.stage == 2:
       variables[TEACHER] = variables['params']
@@ -184,8 +167,9 @@ class BtrModel:
 
   def _with_adapters(self, variables, rng):
     params, split_layer = variables['params'], self.config.split_layer
-    names = adapters.adapted_names(params, split_layer, self.train_lower)
-    fresh = adapters.initial(params, rng, names, self.adapter_rank)
+    objective_ = self.objective
+    names = adapters.adapted_names(params, split_layer, objective_.train_lower)
+    fresh = adapters.initial(params, rng, names, objective_.adapter_rank)
     of_axes = adapters.initial_axes(variables['params_axes'], names)
     return {
       'params': {**params, adapters.GROUP: fresh},
@@ -268,7 +252,16 @@ class BtrModel:
     Raises:
       ValueError: stage 2 without a teacher, or annealing without a step.
     """
-    loss, metrics = self._loss(params, batch, dropout_rng, flax_mutables, step)
+    loss, metrics = self.objective.loss(
+      self.module,
+      self.config.split_layer,
+      self.mode,
+      params,
+      batch,
+      dropout_rng,
+      flax_mutables,
+      step,
+    )
     if flax_mutables:
       return loss, (metrics, flax_mutables)
     return loss, metrics
@@ -287,116 +280,10 @@ class BtrModel:
       batch['passage_tokens'],
       batch['decoder_input_tokens'],
       self.mode,
-      packed=self._packed(batch, self.mode),
+      packed=objective.packed_passages(batch, self.mode),
     )
-    loss, accuracy = self._task_loss(logits, batch)
-    return loss, _averages(batch, loss=loss, token_accuracy=accuracy)
-
-  def _packed(self, batch: Batch, mode: str) -> token_codec.PackedCode | None:
-    # Cached passages, where the batch has them and the mode reads them.
-    if mode != 'binary' or 'passage_bits' not in batch:
-      return None
-    return token_codec.PackedCode(batch['passage_bits'], batch['passage_scale'])
-
-  def _task_loss(self, logits, batch):
-    return losses.cross_entropy(
-      logits, batch['decoder_target_tokens'], batch['decoder_loss_weights']
-    )
-
-  def _beta(self, step):
-    # Of annealed signs, in the mode that has signs.
-    if self.annealing is None or self.mode != 'binary':
-      return None
-    if step is None:
-      raise ValueError(
-        'Annealed signs depend on the step, which is None; pass loss_fn the '
-        'updates done as step, or evaluate by eval_fn, which has hard signs.'
-      )
-    return straight_through.annealed_beta(
-      step, self.annealing.train_steps, self.annealing.last_beta
-    )
-
-  def _loss(self, params, batch, dropout_rng, flax_mutables, step):
-    rngs, choice_rng = {}, None
-    if dropout_rng is not None:
-      dropout_key, choice_rng = jax.random.split(dropout_rng)
-      rngs = {'dropout': dropout_key}
-    packed = self._packed(batch, self.mode)
-    if self.adapter_rank:
-      params = adapters.only_adapters(params)
-    if not self.train_lower:
-      params = frozen.stop_below_split(params, self.config.split_layer)
-    elif packed is not None:
-      raise ValueError(
-        'The batches hold passage_bits, codes of lower layers that this run '
-        'would change. Set TRAIN_LOWER=False, or take batches without codes.'
-      )
-    # Where the lower layers and the codec stay, nothing can be recovered.
-    recovers = self.mode == 'binary' and self.train_lower
-    recovers = recovers and self._recovery_weight > 0
-    beta = self._beta(step)
-    logits, encoded = self.module.apply(
-      {'params': adapters.merged(params)},
-      batch['question_tokens'],
-      batch['passage_tokens'],
-      batch['decoder_input_tokens'],
-      self.mode,
-      packed=packed,
-      recover=recovers,
-      beta=beta,
-      deterministic=dropout_rng is None,
-      trace=self.stage == 2 and self._distill_tokens != 'none',
-      rngs=rngs,
-    )
-    task_loss, accuracy = self._task_loss(logits, batch)
-    loss = task_loss
-    values = {'task_loss': task_loss, 'token_accuracy': accuracy}
-    if self.stage == 2 and self._distill_tokens != 'none':
-      if not flax_mutables or TEACHER not in flax_mutables:
-        raise ValueError(
-          "Stage 2 distils from a teacher; pass flax_mutables={'teacher': "
-          'parameters of the stage-1 reader}.'
-        )
-      distill_loss = self._distill_loss(
-        flax_mutables[TEACHER], batch, encoded, choice_rng
-      )
-      loss += self._distill_weight * distill_loss
-      values['distill_loss'] = distill_loss
-    if recovers:
-      loss += self._recovery_weight * encoded.recovery
-      values['recovery_loss'] = encoded.recovery
-    if beta is not None:
-      values['beta'] = beta
-    return loss, _averages(batch, loss=loss, **values)
-
-  def _distill_loss(self, teacher_params, batch, encoded, choice_rng):
-    teacher = self.module.apply(
-      {'params': adapters.merged(teacher_params)},
-      batch['question_tokens'],
-      batch['passage_tokens'],
-      'joint',
-      trace=True,
-      method='encode',
-    )
-    passage_tokens = batch['passage_tokens']
-    examples = passage_tokens.shape[0]
-
-    def per_example(states):
-      # [batch * passages, length, ...] -> [batch, passages * length, ...]
-      return states.reshape((examples, -1) + states.shape[2:])
-
-    selected = losses.select_tokens(
-      per_example(teacher.trace.question_attention),
-      passage_tokens.reshape(examples, -1) != reader_lib.PAD_ID,
-      self._distill_fraction,
-      self._distill_tokens,
-      choice_rng,
-    )
-    return losses.distillation(
-      tuple(map(per_example, teacher.trace.passage_states)),
-      tuple(map(per_example, encoded.trace.passage_states)),
-      selected,
-    )
+    loss, accuracy = objective.task_loss_of(logits, batch)
+    return loss, objective.averages(batch, loss=loss, token_accuracy=accuracy)
 
   # ----------------------------------------------------------------- inference
 
@@ -448,7 +335,7 @@ class BtrModel:
     packed = None
     if mode == 'binary':
       self._check_codec(params)
-      packed = self._packed(batch, mode)
+      packed = objective.packed_passages(batch, mode)
     encoded = self.module.apply(
       self.variables(params),
       batch['question_tokens'],
@@ -539,14 +426,3 @@ class BtrModel:
         "These parameters hold no 'codec': the reader was not trained in "
         'stage 3. Load a binary reader, or train one with --gin.STAGE=3.'
       )
-
-
-def _averages(batch: Batch, **values: Array) -> dict[str, Any]:
-  """clu averages of per-batch means, weighted by the batch's target tokens."""
-  from clu import metrics as clu_metrics
-
-  total = jnp.sum(batch['decoder_loss_weights'])
-  return {
-    name: clu_metrics.Average(total=value * total, count=total)
-    for name, value in values.items()
-  }

@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from btr_jax import config as config_lib
 from btr_jax.models import model as model_lib
-from btr_jax.training import optimizers, partitioning, stages
+from btr_jax.training import optimizers, partitioning
+from btr_jax.training import recipe as recipe_lib
 from btr_jax.training import state as state_lib
 from btr_jax.training import step as step_lib
 
@@ -131,7 +132,7 @@ def plan_stage(
   *,
   reader: config_lib.ReaderConfig,
   limits: config_lib.InputLimits,
-  recipe: stages.Recipe,
+  recipe: recipe_lib.Recipe,
   optimizer: optimizers.OptimizerConfig,
   mesh: Mesh,
   compiled: bool = True,

@@ -19,6 +19,7 @@ from btr_jax.training import (
   stages,
 )
 from btr_jax.training import loop as loop_lib
+from btr_jax.training import recipe as recipe_lib
 
 OPERATIVE_CONFIG = 'operative_config.gin'
 
@@ -30,7 +31,7 @@ def train(
   reader: config_lib.ReaderConfig,
   limits: config_lib.InputLimits,
   data: sources.BatchSource,
-  recipe: stages.Recipe,
+  recipe: recipe_lib.Recipe,
   optimizer: optimizers.OptimizerConfig,
   mesh: Sequence[int] = (-1, 1),
   log_period: int = 50,
@@ -76,7 +77,7 @@ def train(
   Raises:
     ValueError: a setting that is wrong; see `stages.run_stage`.
   """
-  numbers = stages.check_stage(stage)
+  numbers = recipe_lib.check_stage(stage)
   if not isinstance(model_dir, str) or not model_dir:
     raise ValueError(
       f'MODEL_DIR is {model_dir!r}; expected the folder of the run: '

@@ -17,10 +17,11 @@ from btr_jax.interop import t5x as adapter
 from btr_jax.interop import t5x_data, t5x_training
 from btr_jax.models import model as model_lib
 from btr_jax.training import checkpoints as checkpoints_lib
-from btr_jax.training import optimizers, sources, stages
+from btr_jax.training import optimizers, sources
+from btr_jax.training import recipe as recipe_lib
 from btr_jax.training import state as state_lib
 
-RECIPE = stages.Recipe(
+RECIPE = recipe_lib.Recipe(
   train_steps=(30, 20, 10), learning_rate=1e-3, warmup_steps=2, batch_size=4
 )
 

@@ -22,9 +22,9 @@ from btr_jax.training import (
   runner,
   settings,
   sources,
-  stages,
   start,
 )
+from btr_jax.training import recipe as recipe_lib
 
 READER = config_lib.ReaderConfig(
   vocab_size=228,
@@ -38,7 +38,7 @@ READER = config_lib.ReaderConfig(
   dropout_rate=0.1,
   codec=config_lib.CodecConfig('residual', 8),
 )
-RECIPE = stages.Recipe(
+RECIPE = recipe_lib.Recipe(
   train_steps=(4, 3, 3),
   learning_rate=1e-3,
   warmup_steps=1,

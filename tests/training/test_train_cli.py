@@ -24,12 +24,12 @@ def test_parse_flags():
       '--gin_file',
       'b.gin',
       "--gin.MODEL_DIR='runs/x=1'",
-      '--gin.stages.Recipe.seed=3',
+      '--gin.recipe.Recipe.seed=3',
       '--gin_search_paths=one,two',
     ]
   )
   assert files == ['a.gin', 'b.gin']
-  assert bindings == ["MODEL_DIR = 'runs/x=1'", 'stages.Recipe.seed = 3']
+  assert bindings == ["MODEL_DIR = 'runs/x=1'", 'recipe.Recipe.seed = 3']
   assert paths == ['one', 'two']
 
 
@@ -52,7 +52,7 @@ def test_bad_flags(argv, message):
   [
     (['nowhere.gin'], [], "No gin file 'nowhere.gin' in .*--gin_search_paths"),
     ([TINY], ['LEARNIN_RATE = 1'], 'LEARNIN_RATE.*mean LEARNING_RATE'),
-    ([TINY], ['stages.Recipe.sed = 1'], "doesn't have a parameter named 'sed'"),
+    ([TINY], ['recipe.Recipe.sed = 1'], "doesn't have a parameter named 'sed'"),
     ([TINY], ['nothing.seed = 1'], "No configurable matching 'nothing'"),
     ([TINY], ['MODEL_DIR = runs'], 'strings need quotes inside quotes'),
     ([TINY], ['MESH = (1,'], 'Cannot use the flags'),
