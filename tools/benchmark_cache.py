@@ -29,6 +29,7 @@ from btr_jax.tools import (
   compress_cache,
   corpora,
   evaluate,
+  evaluate_arguments,
   systems,
 )
 from btr_jax.tools import progress as progress_lib
@@ -239,7 +240,7 @@ def _accuracy(
   for name in ('reader', 'codec'):
     value = getattr(arguments, name)
     argv += [f'--{name}', value] if value else []
-  wanted = evaluate.make_parser().parse_args(argv)
+  wanted = evaluate_arguments.make_parser().parse_args(argv)
   (row,) = evaluate.evaluate(wanted)['modes']
   return {'em': row['em']['mean'], 'f1': row['f1']['mean']}
 

@@ -8,7 +8,15 @@ import time
 
 from btr_jax import config as config_lib
 from btr_jax.serving import engine as engine_lib
-from btr_jax.tools import ask, caches, common, corpora, evaluate, systems
+from btr_jax.tools import (
+  ask,
+  caches,
+  common,
+  corpora,
+  evaluate,
+  evaluate_arguments,
+  systems,
+)
 from btr_jax.tools import progress as progress_lib
 
 # About countries of the test split.
@@ -32,7 +40,7 @@ def make_parser() -> common.Parser:
   parser.add_argument('--reader', help='another reader or family')
   parser.add_argument(
     '--limit',
-    type=evaluate.limit,
+    type=evaluate_arguments.limit,
     default=200,
     help='questions of each of the three samples, or `all` (200)',
   )
@@ -85,7 +93,8 @@ def main(argv: Sequence[str]) -> int:
   options += ['--repeats', str(arguments.repeats)]
   if arguments.reader:
     options += ['--reader', arguments.reader]
-  record = evaluate.evaluate(evaluate.make_parser().parse_args(options))
+  wanted = evaluate_arguments.make_parser().parse_args(options)
+  record = evaluate.evaluate(wanted)
   evaluate.show(record)
 
   next_step('the picture')

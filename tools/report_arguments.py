@@ -12,7 +12,7 @@ from btr_jax.evaluation.study import settings
 from btr_jax.tools import (
   common,
   compress_cache,
-  evaluate,
+  evaluate_arguments,
   questions,
   report_baselines,
 )
@@ -98,7 +98,7 @@ def make_parser() -> common.Parser:
   add('--split', default='test', help='of the Factbook (test)')
   add(
     '--limit',
-    type=evaluate.limit,
+    type=evaluate_arguments.limit,
     default=300,
     help='questions of a sample, or `all` (300)',
   )
@@ -156,7 +156,7 @@ def make_parser() -> common.Parser:
   )
   add(
     '--repeats',
-    type=evaluate.repeats,
+    type=evaluate_arguments.repeats,
     default=5,
     help='of the speed measurement; 0 leaves it out (5)',
   )
