@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'as transformers writes it, or a GGUF file',
   )
   parser.add_argument(
+    '--lora',
+    type=pathlib.Path,
+    metavar='FOLDER',
+    help=f'of the row {settings.LANGUAGE_MODEL}: matrices that `btr tune-lm` '
+    'trained for its model (none)',
+  )
+  parser.add_argument(
     '--phrases',
     type=pathlib.Path,
     metavar='FOLDER',
@@ -66,6 +73,13 @@ def sources(
   quantized = report_quantized.QuantizedSource(
     family, task, arguments.calibration
   )
+  lora = arguments.lora
+  if lora is not None and arguments.language_model is None:
+    raise common.UserError(
+      f'--lora {lora} is of no model; expected --language-model beside it.'
+    )
+  if lora is not None and not lora.is_dir():
+    raise common.UserError(f'--lora {lora}: there is no such folder.')
   span = _given(
     arguments.span_reader,
     '--span-reader',
@@ -82,7 +96,9 @@ def sources(
     settings.LANGUAGE_MODEL: _given(
       arguments.language_model,
       '--language-model',
-      lambda path: report_sources.LanguageModelSource(path, arguments.batch),
+      lambda path: report_sources.LanguageModelSource(
+        path, lora, arguments.batch
+      ),
     ),
   }
 

@@ -22,7 +22,7 @@ _NOT_SHOWN = (
 )
 _PATHS = (
   *('reader', 'questions', 'retrieved', 'corpus', 'language_model'),
-  *('calibration', 'phrases', 'span_reader'),
+  *('lora', 'calibration', 'phrases', 'span_reader'),
 )
 _GUIDE = 'docs/report.md'
 

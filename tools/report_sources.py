@@ -117,15 +117,19 @@ def fingerprint_of_files(path: pathlib.Path) -> str:
 class LanguageModelSource(Kept):
   """A decoder-only model that reads the first passages as a prompt."""
 
-  def __init__(self, path: pathlib.Path, batch: int):
+  def __init__(self, path: pathlib.Path, lora: pathlib.Path | None, batch: int):
     self._path = path
+    self._lora = lora
     self._batch = batch
 
   def fingerprint(self, setting: settings.Setting) -> str:
-    """Of its files."""
+    """Of its files, and those of its LoRA matrices."""
     del setting
     module('btr_jax.baselines.language_model.reader')
-    return fingerprint_of_files(self._path)
+    model = fingerprint_of_files(self._path)
+    if self._lora is None:
+      return model
+    return settings.fingerprint([model, fingerprint_of_files(self._lora)])
 
   def start(self, setting: settings.Setting) -> report_rows.Running:
     """Loads it."""
@@ -140,11 +144,15 @@ class LanguageModelSource(Kept):
       prompt=prompt_lib.PromptConfig(num_passages=passages),
       answer=reader_lib.AnswerConfig(batch_size=self._batch),
     )
+    if self._lora is not None:
+      files = module('btr_jax.baselines.language_model.lora_files')
+      reader = reader.with_lora(*files.load(self._lora, reader.config))
     return report_rows.Running(
       AnswersEngine(reader, passages),
       reader.stored_bytes,
       details={
         'model': self._path.name,
+        'lora': None if self._lora is None else self._lora.name,
         'passages': passages,
         'style': reader.prompt.style,
       },

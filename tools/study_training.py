@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -66,6 +67,12 @@ def make_parser() -> common.Parser:
     help='to answer, at most (500)',
   )
   add('--split', default='validation', help='of the questions (validation)')
+  add(
+    '--every',
+    type=common.positive,
+    default=1,
+    help='13 answers every thirteenth question of the split (1)',
+  )
   add(
     '--passages',
     type=common.positive,
@@ -194,7 +201,11 @@ def main(argv: Sequence[str]) -> int:
   embed_dim = given['reader'].embed_dim
   chosen = chosen_variants(options.variants, options.codes, embed_dim)
   questions = answers.Questions(
-    options.questions, options.split, options.passages, options.passage_length
+    options.questions,
+    options.split,
+    options.every,
+    options.passages,
+    options.passage_length,
   )
   known = variants.variants() | variants.code_variants(embed_dim)
   record = _Record(
@@ -227,28 +238,34 @@ def main(argv: Sequence[str]) -> int:
       common.say(f'{variant.name}, seed {arguments["recipe"].seed}')
     return common.EXIT_OK
 
+  batch_size, limits = given['recipe'].batch_size, given['limits']
+  # Now, not after hours of training.
+  next(questions.batches(data, questions.limits(limits), batch_size), None)
   if joint:
     path, found = joint
     common.say(f'the joint reader {path} answers')
-    batch_size = given['recipe'].batch_size
     record.write(runs.ask_joint(path, data, batch_size, questions), found)
   folders = output.with_name(f'{output.stem}_runs')
-  with loop.StopSignal() as stop:
-    for index, (variant, arguments, found) in enumerate(wanted):
-      seed = arguments['recipe'].seed
-      common.say(f'{index + 1}/{len(wanted)}: {variant.name}, seed {seed}')
-      folder = folders / f'{variant.slug}_seed{seed}'
-      result = runs.run_one(
-        variant, arguments, start_from, folder, questions, stop
-      )
-      if result is None:
-        common.say('Stopped early; the same command goes on from there.')
-        break
-      record.write(result, found)
-      if not options.keep_runs:
-        shutil.rmtree(folder)
-  if folders.is_dir() and not any(folders.iterdir()):
-    folders.rmdir()
+  try:
+    with loop.StopSignal() as stop:
+      for index, (variant, arguments, found) in enumerate(wanted):
+        seed = arguments['recipe'].seed
+        common.say(f'{index + 1}/{len(wanted)}: {variant.name}, seed {seed}')
+        folder = folders / f'{variant.slug}_seed{seed}'
+        result = runs.run_one(
+          variant, arguments, start_from, folder, questions, stop
+        )
+        if result is None:
+          common.say('Stopped early; the same command goes on from there.')
+          break
+        record.write(result, found)
+        if not options.keep_runs:
+          shutil.rmtree(folder)
+  finally:
+    # Empty ones only: the others hold what a run goes on from.
+    for path in (*folders.glob('*'), folders):
+      with contextlib.suppress(OSError):
+        path.rmdir()
   final = record.write()
   if final['rows']:
     print(study_pages.markdown(final))

@@ -71,6 +71,25 @@ def test_tuned_and_read(last_json, model, tmp_path):
   assert set(record['scores']) == {'em', 'f1', 'holds_answer'}
   assert record['model_bytes'] == record['stored_bytes'] > 0
   assert json.loads(output.read_text()) == record
+  # A report's row of the same model and matrices, and of the model alone.
+  import jax
+
+  from btr_jax.evaluation.study import settings
+  from btr_jax.tools import report_sources
+
+  setting = settings.Setting(settings.LANGUAGE_MODEL, 1)
+  both = report_sources.LanguageModelSource(model, tmp_path / 'adapter', 2)
+  alone = report_sources.LanguageModelSource(model, None, 2)
+  assert both.fingerprint(setting) != alone.fingerprint(setting)
+  started, plain = both.start(setting), alone.start(setting)
+  assert started.details['lora'] == 'adapter' and plain.details['lora'] is None
+  tuned_params, params = (
+    running.engine._answers._model.params for running in (started, plain)
+  )
+  moved = jax.tree.map(
+    lambda one, other: bool((one != other).any()), tuned_params, params
+  )
+  assert sum(jax.tree.leaves(moved)) == 7  # Matrices of the one layer.
   lines = [json.loads(line) for line in answers.read_text().splitlines()]
   assert [set(line) for line in lines] == [
     {'id', 'question', 'answer', 'gold'}

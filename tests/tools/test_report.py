@@ -296,6 +296,8 @@ def test_a_dry_run_writes_nothing(btr, started, tiny_family, tmp_path):
     (('--passages', '9'), '9 passages are asked for'),
     (('--passage-counts', '2,99'), '99 passages are asked for'),
     (('--language-model', 'nowhere'), '--language-model nowhere'),
+    (('--lora', 'tuned'), '--lora tuned is of no model'),
+    (('--language-model', '.', '--lora', 'nowhere'), '--lora nowhere: there'),
     (('--questions', 'x.jsonl'), 'needs --task'),
     (('--split', 'dev'), "'dev'"),
   ],

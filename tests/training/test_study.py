@@ -212,11 +212,24 @@ def test_codes_are_named_as_study_codes_names_them(given):
 
 def test_questions_alone_are_what_the_first_studies_had(toy_limits):
   assert answers.Questions(20).settings() == 20
-  longer = answers.Questions(20, 'test', 1, 24)
-  assert longer.settings() != answers.Questions(20, 'test', 1).settings()
+  longer = answers.Questions(20, 'test', 1, 1, 24)
+  assert longer.settings() != answers.Questions(20, 'test', 1, 1).settings()
   assert answers.Questions(20).limits(toy_limits) == toy_limits
   assert longer.limits(toy_limits).num_passages == 1
   assert longer.limits(toy_limits).passage_length == 24
+
+
+def test_questions_of_the_whole_split(given):
+  data, limits = given['data'], given['limits']
+  (all_,) = answers.Questions(99).batches(data, limits, 99)
+  total = np.count_nonzero(all_['decoder_loss_weights'].sum(axis=-1))
+  assert total >= 5
+  found = list(answers.Questions(3, every=2).batches(data, limits, 2))
+  assert [len(batch['question_tokens']) for batch in found] == [2, 2]
+  for name, array in all_.items():
+    rows = np.concatenate([batch[name] for batch in found])
+    np.testing.assert_array_equal(rows[:3], array[[0, 2, 4]])
+    assert not rows[3].any()
 
 
 @pytest.mark.slow
@@ -224,8 +237,7 @@ def test_codes_beside_a_joint_reader(spread_gin, start_from, tmp_path, capsys):
   output = tmp_path / 'codes.json'
   argv = ['--reader', str(start_from), '--joint', str(start_from)]
   argv += ['--output', str(output), '--seeds', '3', '--questions', '4']
-  argv += ['--codes', 'residual, 16 bits', '--split', 'test']
-  argv += ['--passages', '1', '--passage-length', '24']
+  argv += ['--codes', 'residual, 16 bits', '--split', 'validation']
   argv += [f'--gin_file={spread_gin}', '--gin.TRAIN_STEPS=1']
   assert common.run(study_training.main, argv) == 0
   capsys.readouterr()
@@ -237,8 +249,8 @@ def test_codes_beside_a_joint_reader(spread_gin, start_from, tmp_path, capsys):
     'code residual, 16 bits',
     4,
   )
-  assert record['answered']['split'] == 'test'
-  assert '4 test questions' in output.with_suffix('.md').read_text()
+  assert record['answered']['split'] == 'validation'
+  assert '4 validation questions' in output.with_suffix('.md').read_text()
   assert output.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
   # Nothing is answered twice, and other questions are not mixed with these.
   assert common.run(study_training.main, argv) == 0

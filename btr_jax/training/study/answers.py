@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import dataclasses
 import itertools
 from typing import Any
@@ -24,14 +25,17 @@ class Questions:
   """Which questions are answered, and what is read for them.
 
   Attributes:
-    count: at most so many, the first ones.
+    count: at most so many, from the first one on.
     split: of the data.
+    every: 1 takes them one after another, 13 every thirteenth, so that they
+      are of the whole split where it is in some order.
     passages: per question; None reads as many as in training.
     passage_length: tokens; None takes training's.
   """
 
   count: int
   split: str = 'validation'
+  every: int = 1
   passages: int | None = None
   passage_length: int | None = None
 
@@ -48,6 +52,27 @@ class Questions:
       num_passages=self.passages or training.num_passages,
       passage_length=self.passage_length or training.passage_length,
     )
+
+  def batches(
+    self,
+    data: sources.BatchSource,
+    limits: config_lib.InputLimits,
+    batch_size: int,
+  ) -> Iterator[sources.Batch]:
+    """The questions, in batches of one size: the last is filled up by
+    questions without target tokens, which weigh nothing."""
+    single = itertools.islice(
+      data.batches(self.split, limits, 1, seed=0),
+      0,
+      self.count * self.every,
+      self.every,
+    )
+    while group := list(itertools.islice(single, batch_size)):
+      missing = batch_size - len(group)
+      group += [{k: np.zeros_like(v) for k, v in group[0].items()}] * missing
+      yield {
+        name: np.concatenate([one[name] for one in group]) for name in group[0]
+      }
 
 
 def codec_errors(
@@ -138,8 +163,7 @@ def evaluate(
     return metrics[0] if mutables else metrics, lost, answers
 
   accumulated, lost, scores = metrics_lib.Accumulator(), np.zeros(4), {}
-  batches = data.batches(questions.split, limits, batch_size, seed=0)
-  for batch in itertools.islice(batches, -(-questions.count // batch_size)):
+  for batch in questions.batches(data, limits, batch_size):
     metrics, errors, answers = measure(reader.params, mutables, batch)
     accumulated.add(metrics_lib.fetch(metrics))
     lost += np.asarray(errors, np.float64)
