@@ -35,6 +35,13 @@ def make_parser() -> common.Parser:
   add = parser.add_argument
   add('--reader', required=True, help='reader directory, or a family')
   corpora.add_draw_arguments(parser, passages=2400)
+  add(
+    '--codes',
+    nargs='+',
+    metavar='NAME',
+    help='which settings of the codecs, in quotes (all): an unknown name is '
+    'answered with all names',
+  )
   add('--length', type=common.positive, help="tokens (the reader's)")
   add(
     '--rivals',
@@ -155,6 +162,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
   arguments = make_parser().parse_args(argv)
   reader = reader_files.load_reader(arguments.reader, mode='decomposed')
+  chosen = code_errors.chosen_dials(reader.config.embed_dim, arguments.codes)
   corpus = corpora.load_corpus(arguments.corpus)
   length = arguments.length or reader.limits.passage_length
   fit, test = _batches(
@@ -175,7 +183,7 @@ def main(argv: Sequence[str]) -> int:
     fit_on,
     test_on,
     norm_scale,
-    code_errors.dials(reader.config.embed_dim),
+    chosen,
     common.say,
     _answers(reader, arguments.questions, arguments.answers, arguments.seed),
   )

@@ -100,7 +100,8 @@ def chosen_variants(
     embed_dim: of the reader.
 
   Raises:
-    UserError: a name that no variant, or no code, has or begins with.
+    UserError: a name that no variant has or begins with.
+    ValueError: a name that no setting has.
   """
   from btr_jax.training.study import variants
 
@@ -120,13 +121,10 @@ def chosen_variants(
         f'{"; ".join(known)}.'
       )
     chosen |= found
-  dials = variants.code_variants(embed_dim)
-  for name in codes:
-    if (key := variants.CODE + name) not in dials:
-      expected = '; '.join(one.removeprefix(variants.CODE) for one in dials)
-      raise common.UserError(f'--codes {name!r}; expected one of: {expected}.')
-    chosen[key] = dials[key]
-  return [one for key, one in (known | dials).items() if key in chosen]
+  of_codes = variants.code_variants(embed_dim, codes)
+  return [one for key, one in known.items() if key in chosen] + list(
+    of_codes.values()
+  )
 
 
 class _Record:
@@ -227,7 +225,7 @@ def main(argv: Sequence[str]) -> int:
   joint = None
   if options.joint:
     path = pathlib.Path(options.joint)
-    found = variants.joint_fingerprint(data.describe(), path, questions)
+    found = variants.joint_fingerprint(given, path, questions)
     if record.lacks(variants.JOINT, 0, found):
       joint = path, found
   common.say(

@@ -12,7 +12,7 @@ at equal bytes; answers are another matter (docs/codes.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -81,6 +81,26 @@ def dials(embed_dim: int) -> list[Dial]:
   found += [residual(bits, 4) for bits in sizes]
   found += [residual(bits, 4, window=1) for bits in sizes]
   return found
+
+
+def chosen_dials(embed_dim: int, names: Sequence[str] | None) -> list[Dial]:
+  """The settings of these names, in the order of `dials`.
+
+  Args:
+    embed_dim: of the states.
+    names: None takes all.
+
+  Raises:
+    ValueError: a name that no setting has.
+  """
+  found = dials(embed_dim)
+  if names is None:
+    return found
+  known = [dial.name for dial in found]
+  for name in names:
+    if name not in known:
+      raise ValueError(f'--codes {name!r}; expected of: {"; ".join(known)}.')
+  return [dial for dial in found if dial.name in names]
 
 
 class StoredStates:

@@ -112,14 +112,14 @@ def test_no_passages_are_refused(reader):
 
 
 def test_the_command_records_and_draws(
-  tiny_family, tiny_passages, tiny_records, tmp_path, capsys, monkeypatch
+  tiny_family, tiny_passages, tiny_records, tmp_path, capsys
 ):
   pytest.importorskip('faiss')
-  chosen = code_errors.dials(16)[2:5]  # Each compiles a reader.
-  monkeypatch.setattr(code_errors, 'dials', lambda embed_dim: chosen)
   corpus = tmp_path / 'passages.jsonl'
   records.write_passages(corpus, tiny_passages)
   argv = ['--reader', str(tiny_family), '--corpus', str(corpus)]
+  # Each compiles a reader.
+  argv += ['--codes', 'calibrated', 'residual, 16 bits', 'residual, 8 bits']
   output, plot = tmp_path / 'codes.json', tmp_path / 'codes.png'
   argv += ['--length', '20', '--output', str(output), '--plot', str(plot)]
   questions = tmp_path / 'questions.jsonl'
@@ -130,10 +130,13 @@ def test_the_command_records_and_draws(
   assert record == json.loads(output.read_text())
   assert record['tokens']['fit'] > 3 * record['tokens']['test'] > 0
   assert all(0 <= row['em'] <= 100 for row in record['rows'])
+  assert [row['code'] for row in record['rows']] == argv[5:8]
   assert plot.read_bytes().startswith(b'\x89PNG')
   for wrong, message in (('5', 'at least 6'), ('99999', 'the corpus has')):
     assert common.run(study_codes.main, [*argv, '--passages', wrong]) == 2
     assert message in capsys.readouterr().err
+  assert common.run(study_codes.main, [*argv, '--codes', 'zip']) == 2
+  assert "'zip'; expected of: float; sign; calib" in capsys.readouterr().err
 
 
 def test_the_papers_bits_by_a_linear_map_beat_a_level_each(reader, stored):

@@ -206,7 +206,7 @@ def test_codes_are_named_as_study_codes_names_them(given):
   assert arguments['recipe'].codec_prediction == 'both'
   both = study_training.chosen_variants(['sign'], ['float'], embed_dim)
   assert [one.name for one in both][-1] == 'code float' and len(both) == 4
-  with pytest.raises(common.UserError, match='expected one of: float; sign'):
+  with pytest.raises(ValueError, match='expected of: float; sign'):
     study_training.chosen_variants(None, ['residual, 17 bits'], embed_dim)
 
 

@@ -9,7 +9,7 @@ on where it was ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
@@ -90,15 +90,21 @@ def variants() -> dict[str, Variant]:
   return {variant.name: variant for variant in found}
 
 
-def code_variants(embed_dim: int) -> dict[str, Variant]:
-  """Codecs and their settings by name, those of `btr study-codes`.
+def code_variants(
+  embed_dim: int, names: Sequence[str] | None = None
+) -> dict[str, Variant]:
+  """Codecs and their settings, named as by `btr study-codes` behind `CODE`.
 
   Args:
     embed_dim: of the reader.
+    names: of settings; None takes all.
+
+  Raises:
+    ValueError: a name that no setting has.
   """
   float_name = f'{CODE}float'
   found = []
-  for dial in code_errors.dials(embed_dim):
+  for dial in code_errors.chosen_dials(embed_dim, names):
     name = f'{CODE}{dial.name}'
     how = (('codec_prediction', dial.prediction),)
     against = None if name == float_name else float_name
@@ -185,12 +191,12 @@ def fingerprint(
 
 
 def joint_fingerprint(
-  data: Mapping[str, Any], reader: pathlib.Path, questions: answers.Questions
+  given: Mapping[str, Any], reader: pathlib.Path, questions: answers.Questions
 ) -> str:
   """SHA-256 of what a joint reader's answers depend on.
 
   Args:
-    data: what describes the data.
+    given: what the gin configuration binds to `runner.train`.
     reader: reader or family directory.
     questions: that are answered.
   """
@@ -198,7 +204,8 @@ def joint_fingerprint(
   weights = (folder / reader_files.WEIGHTS_FILE).read_bytes()
   return _sha(
     {
-      'data': data,
+      'data': given['data'].describe(),
+      'limits': questions.limits(given['limits']).to_dict(),
       'reader': hashlib.sha256(weights).hexdigest(),
       'questions': questions.settings(),
     }
