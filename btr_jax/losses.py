@@ -14,6 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 from btr_jax import config as config_lib
 from btr_jax.models import layers
 
+# Share of the passages' tokens that stage 2 distils, as in the paper.
+DISTILL_FRACTION = 0.5
+
 
 def cross_entropy(
   logits: Float[Array, 'batch length vocab'],

@@ -24,7 +24,13 @@ class UserError(Exception):
 
 
 # What this package raises for bad input and bad files, with value and fix.
-USER_ERRORS = (UserError, ValueError, OSError, CacheLockedError)
+USER_ERRORS = (
+  UserError,
+  ValueError,
+  OSError,
+  CacheLockedError,
+  FloatingPointError,  # A training whose loss is not finite.
+)
 
 
 class Parser(argparse.ArgumentParser):

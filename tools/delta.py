@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import pathlib
 import shutil
 
@@ -36,20 +37,34 @@ def make_parser() -> common.Parser:
   return parser
 
 
-def _free(path: pathlib.Path, force: bool) -> pathlib.Path:
-  """Makes way for a folder.
+@contextlib.contextmanager
+def _written(path: pathlib.Path, arguments) -> Iterator[pathlib.Path]:
+  """A folder beside `path` that takes its place when all is written.
 
   Raises:
-    UserError: it is there, and --force is not given.
+    UserError: `path` is there, and --force is not given; or it holds what is
+      read.
   """
-  if path.exists():
-    if not force:
+  for read in (arguments.base, arguments.reader):
+    if read and pathlib.Path(read).resolve().is_relative_to(path.resolve()):
       raise common.UserError(
-        f'{path} is there already; expected a new folder. Give another, or '
-        '--force to replace it.'
+        f'{path} would be written over {read}, which is read; expected another '
+        'folder.'
       )
-    shutil.rmtree(path)
-  return path
+  if path.exists() and not arguments.force:
+    raise common.UserError(
+      f'{path} is there already; expected a new folder. Give another, or '
+      '--force to replace it.'
+    )
+  aside = path.with_name(f'.{path.name}.new')
+  shutil.rmtree(aside, ignore_errors=True)
+  try:
+    yield aside
+    if path.exists():
+      shutil.rmtree(path)
+    aside.rename(path)
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _pack(arguments) -> dict:
@@ -57,8 +72,9 @@ def _pack(arguments) -> dict:
     raise common.UserError('pack needs --reader and --base-name.')
   base = reader_files.load_reader(arguments.base, mode='joint')
   reader = reader_files.load_reader(arguments.reader)
-  folder = _free(pathlib.Path(arguments.delta), arguments.force)
-  size = deltas.save(folder, base, reader, arguments.base_name)
+  folder = pathlib.Path(arguments.delta)
+  with _written(folder, arguments) as aside:
+    size = deltas.save(aside, base, reader, arguments.base_name)
   whole = reader.model_bytes
   common.say(f'{folder}: {size / 1e6:.2f} MB in place of {whole / 1e6:.1f} MB')
   return {'delta': str(folder), 'bytes': size, 'reader_bytes': whole}
@@ -73,17 +89,19 @@ def _apply(arguments) -> dict:
   delta = deltas.load(folder)
   base = reader_files.load_reader(arguments.base, mode='joint')
   params = deltas.applied(delta, base.params)
-  output = _free(pathlib.Path(arguments.output), arguments.force)
-  reader_files.save_reader(
-    output,
-    delta.config,
-    delta.limits,
-    params,
-    base.vocabulary.path,
-    extra_ids=delta.extra_ids,
-    provenance={**delta.provenance, 'base': dict(delta.base)},
-  )
-  reader = reader_files.load_reader(output)  # Refuses what does not fit.
+  output = pathlib.Path(arguments.output)
+  with _written(output, arguments) as aside:
+    reader_files.save_reader(
+      aside,
+      delta.config,
+      delta.limits,
+      params,
+      base.vocabulary.path,
+      extra_ids=delta.extra_ids,
+      provenance={**delta.provenance, 'base': dict(delta.base)},
+    )
+    reader_files.load_reader(aside)  # Refuses what does not fit.
+  reader = reader_files.load_reader(output)
   common.say(
     f'{output}: {delta.base["name"]} and {folder.name}, codec '
     f'{reader.config.codec.kind}'

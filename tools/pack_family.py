@@ -1,7 +1,4 @@
-"""Packs trained stages into one family directory that `load_reader` serves.
-
-  python -m btr_jax.tools.pack_family --stages runs/factbook_tiny/stages \
-    --output btr_jax/assets/factbook_tiny
+"""`btr pack-family`: trained stages as one directory for `load_reader`.
 
 Weights are stored in bfloat16, the vocabulary once for all readers. Stages that
 were not trained are left out.
@@ -13,6 +10,7 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
+import shutil
 
 from btr_jax.models import reader_files
 from btr_jax.tools import common
@@ -94,6 +92,12 @@ def pack(
   family = {name: name for name in readers} | {'default_codec': default_codec}
   if decomposed == 'residual':
     family['decomposed'] = 'residual'
+  # Until the end it is no family, and members that it had are not these.
+  marker = output / reader_files.FAMILY_FILE
+  if marker.is_file():
+    marker.unlink()
+    for member in set(MEMBERS) - set(readers):
+      shutil.rmtree(output / member, ignore_errors=True)
   for member, reader in readers.items():
     limits = reader.limits
     if num_passages is not None:
@@ -110,7 +114,7 @@ def pack(
       shared_vocabulary=True,
     )
   reader_files.write_atomically(
-    output / reader_files.FAMILY_FILE,
+    marker,
     (json.dumps(family, indent=2, sort_keys=True) + '\n').encode(),
   )
   return sum(f.stat().st_size for f in output.rglob('*') if f.is_file())

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import itertools
 import json
 import pathlib
-import shutil
 
 import jax
 import numpy as np
 
 from btr_jax import config as config_lib
+from btr_jax.data import records
+from btr_jax.data import vocabulary as vocabulary_lib
 from btr_jax.data.benchmarks import table, task_files
 from btr_jax.models import reader_files
 from btr_jax.tools import common, progress
@@ -25,6 +26,7 @@ from btr_jax.training import sources
 # Passages that are encoded at once, and what their lengths are padded to.
 ENCODED_TOGETHER = 256
 LENGTH_STEP = 16
+_VOCABULARY_FILE = 'vocabulary.model'
 
 
 def make_parser() -> common.Parser:
@@ -210,6 +212,25 @@ def _source(
   return sources.SeqioSource(name, module, files)
 
 
+def _check_vocabulary(vocabulary, reader, folder):
+  """Raises UserError unless all speak of the same ids."""
+  others = []
+  if reader is not None:
+    others.append(('the reader', reader.vocabulary))
+  there = folder / _VOCABULARY_FILE
+  if there.is_file():
+    extra_ids = vocabulary.num_extra_ids  # The folder does not keep them.
+    others.append((there, vocabulary_lib.Vocabulary(str(there), extra_ids)))
+  for name, other in others:
+    if vocabulary.fingerprint != other.fingerprint:
+      raise common.UserError(
+        f'the examples are tokenized by {vocabulary.path} '
+        f'({vocabulary.vocab_size} ids), {name} has another vocabulary '
+        f'({other.vocab_size} ids); expected the same one. Give the vocabulary '
+        'of the reader, or another --output.'
+      )
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
   arguments = make_parser().parse_args(argv)
@@ -231,13 +252,18 @@ def main(argv: Sequence[str]) -> int:
   codes_file = folder / sources.CODES_FILE
   _check_codes_file(codes_file, reader and reader.fingerprint)
   vocabulary, extra_ids = source.vocabulary_file()
+  _check_vocabulary(
+    vocabulary_lib.Vocabulary(vocabulary, extra_ids), reader, folder
+  )
   arrays = examples(
     source, arguments.split, limits, arguments.examples, arguments.seed
   )
   if reader is not None:
     arrays |= codes(reader, arrays['passage_tokens'])
   folder.mkdir(parents=True, exist_ok=True)
-  shutil.copyfile(vocabulary, folder / 'vocabulary.model')
+  reader_files.write_atomically(
+    folder / _VOCABULARY_FILE, pathlib.Path(vocabulary).read_bytes()
+  )
   if reader is not None:
     described = {
       'fingerprint': reader.fingerprint,
@@ -248,9 +274,8 @@ def main(argv: Sequence[str]) -> int:
       codes_file, (json.dumps(described, indent=2) + '\n').encode()
     )
   path = folder / f'{arguments.split}.npz'
-  partial = path.with_suffix('.partial.npz')
-  np.savez(partial, **arrays)
-  partial.replace(path)
+  with records.atomic_writer(path, binary=True) as file:
+    np.savez(file, **arrays)
   count = len(arrays['question_tokens'])
   size = path.stat().st_size
   common.say(f'{path}: {count:,} examples, {size / 1e6:.1f} MB')

@@ -56,7 +56,7 @@ class FamilySource:
     """Of the reader, and where it reads a cache also of the corpus."""
     key = setting.reader, setting.system
     if key not in self._fingerprints:
-      parts = [self._load(setting).fingerprint]
+      parts = [self._load(setting).whole_fingerprint()]
       if system_of(setting).cached:
         parts.append(self._task.corpus.fingerprint)
       self._fingerprints[key] = settings.fingerprint(parts)
@@ -76,18 +76,13 @@ class FamilySource:
         f'layers does nothing, for there are {len(layers)}; give '
         f'--cross-period 1 to {len(layers)}.'
       )
-    cache, size, parts, total = None, 0.0, None, 0
+    cache = stored = None
     if system.cached:
       path = self._cache(reader, setting)
       cache = cache_lib.CacheStore.open(
         path, caches.fingerprints(reader, self._task.corpus)
       )
-      report = cache_lib.storage_report(path)
-      total = report['total']['bytes']
-      size = report['total']['bytes_per_token']
-      parts = {
-        name: part['bytes_per_token'] for name, part in report['parts'].items()
-      }
+      stored = cache_lib.storage_report(path)
     letters = self._task.metric.letters
     engine_type = multiple_choice.LetterEngine if letters else engine_lib.Engine
     engine = engine_type(
@@ -100,14 +95,11 @@ class FamilySource:
         system.cross_attention, merging, int8_products=setting.int8_products
       ),
     )
-    weights = reader.path / reader_files.WEIGHTS_FILE
     return report_rows.Running(
       engine,
-      weights.stat().st_size,
-      size,
-      parts,
-      total,
-      {'reader': reader.path.name, 'codec': _codec(reader, system)},
+      reader.model_bytes,
+      **report_rows.of_cache(stored),
+      details={'reader': reader.path.name, 'codec': _codec(reader, system)},
     )
 
   def _cache(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 from btr_jax import config as config_lib
 from btr_jax.evaluation.study import settings
@@ -61,14 +60,14 @@ class QuantizedSource(report_sources.Kept):
     """Of the joint reader and the questions that it is calibrated by."""
     report_sources.module('btr_jax.tools.quantize_reader')
     return settings.fingerprint(
-      [self._joint().fingerprint, self._stamp(), self._bits(setting)]
+      [self._joint().whole_fingerprint(), self._stamp(), self._bits(setting)]
     )
 
-  def _stamp(self) -> list[Any]:
+  def _stamp(self) -> str:
     path = self._questions()
     if not path.is_file():
       raise report_rows.NotRun(f'--calibration {path}: there is no such file.')
-    return [path.name, path.stat().st_size]
+    return report_sources.fingerprint_of_files(path)
 
   def start(self, setting: settings.Setting) -> report_rows.Running:
     """Quantizes the reader, or finds it quantized."""
@@ -86,10 +85,9 @@ class QuantizedSource(report_sources.Kept):
       num_passages=setting.passages,
       inference=config_lib.InferenceConfig(system.cross_attention),
     )
-    weights = folder / reader_files.WEIGHTS_FILE
     return report_rows.Running(
       engine,
-      weights.stat().st_size,
+      reader.model_bytes,
       details={'quantization': dict(reader.provenance['quantization'])},
     )
 

@@ -50,6 +50,26 @@ class Running:
   details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def of_cache(storage: Mapping[str, Any] | None) -> dict[str, Any]:
+  """What `Running` tells of a cache.
+
+  Args:
+    storage: of `cache.storage_report`; None without a cache.
+
+  Returns:
+    `bytes_per_token`, `storage` and `store_bytes`.
+  """
+  if storage is None:
+    return {'bytes_per_token': 0.0, 'storage': None, 'store_bytes': 0}
+  return {
+    'bytes_per_token': storage['total']['bytes_per_token'],
+    'storage': {
+      name: part['bytes_per_token'] for name, part in storage['parts'].items()
+    },
+    'store_bytes': storage['total']['bytes'],
+  }
+
+
 @runtime_checkable
 class Source(Protocol):
   """Where the systems come from that are no reader of the family."""

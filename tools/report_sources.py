@@ -252,6 +252,7 @@ class SpanSource(Kept):
       reader.use_cache(folder, asked)
     return report_rows.Running(
       AnswersEngine(reader, setting.passages),
-      bytes_per_token=reader.bytes_per_token or 0.0,
+      reader.model_bytes,
+      **report_rows.of_cache(reader.storage()),
       details={'mode': reader.mode, 'provenance': dict(reader.provenance)},
     )

@@ -166,7 +166,13 @@ def _records(arguments: argparse.Namespace, passages: int, train: bool):
     if arguments.articles and found[0].extra.get('article'):
       parts = examples.by_article(found, arguments.articles)
       found = parts[0] if train else parts[1]
-    result[pathlib.Path(path).name] = found
+    name = pathlib.Path(path).name
+    if name in result:
+      raise common.UserError(
+        f'--data has two files named {name}, {path} among them; expected other '
+        'names, which rows and caches go by.'
+      )
+    result[name] = found
   return result
 
 

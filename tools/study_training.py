@@ -15,6 +15,9 @@ from btr_jax.evaluation import environment as environment_lib
 from btr_jax.models import reader_files
 from btr_jax.tools import common, study_pages
 
+# Some run diverged; the others are there.
+_EXIT_DIVERGED = 1
+
 
 def make_parser() -> common.Parser:
   """The arguments."""
@@ -134,12 +137,23 @@ class _Record:
     results: those it holds.
   """
 
-  def __init__(self, output: pathlib.Path, known, common_fields):
+  def __init__(self, output: pathlib.Path, known, fields):
     from btr_jax.training.study import results
 
     self._summary, self._known = results.summary, known
-    self._output, self._fields = output, common_fields
+    self._output, self._fields = output, fields
     self.results = results.read_results(output)
+    if self.results:
+      shared = json.loads(output.read_text()).get('shared', fields['shared'])
+      self._check(shared == fields['shared'])
+
+  def _check(self, same: bool, what: str = 'results') -> None:
+    if not same:
+      raise common.UserError(
+        f'{self._output} holds {what}, trained or evaluated with other '
+        'settings, from another reader, or on other questions. Name another '
+        '--output, or take the change back.'
+      )
 
   def lacks(self, name: str, seed: int, fingerprint: str) -> bool:
     """Whether this is still to be found out.
@@ -149,13 +163,9 @@ class _Record:
     """
     for result in self.results:
       if (result['variant'], result['seed']) == (name, seed):
-        if result['fingerprint'] == fingerprint:
-          return False
-        raise common.UserError(
-          f'{self._output} holds {name!r} with seed {seed}, trained or '
-          'evaluated with other settings, from another reader, or on other '
-          'questions. Name another --output, or take the change back.'
-        )
+        same = result['fingerprint'] == fingerprint
+        self._check(same, f'{name!r} with seed {seed}')
+        return False
     return True
 
   def write(self, result=None, fingerprint: str = '') -> dict[str, Any]:
@@ -179,6 +189,42 @@ class _Record:
     return found
 
 
+def _train(wanted, record, output, start_from, questions, options) -> int:
+  """Runs what is wanted, one after another; how many diverged."""
+  from btr_jax.training import loop
+  from btr_jax.training.study import runs
+
+  folders = output.with_name(f'{output.stem}_runs')
+  diverged = 0
+  try:
+    with loop.StopSignal() as stop:
+      for index, (variant, arguments, found) in enumerate(wanted):
+        name = f'{variant.name}, seed {arguments["recipe"].seed}'
+        common.say(f'{index + 1}/{len(wanted)}: {name}')
+        # By its settings: a run of others is not gone on with.
+        slug = f'{variant.slug}_seed{arguments["recipe"].seed}_{found[:8]}'
+        try:
+          result = runs.run_one(
+            variant, arguments, start_from, folders / slug, questions, stop
+          )
+        except FloatingPointError as error:
+          common.say(f'{name}: {error}')
+          diverged += 1
+          continue
+        if result is None:
+          common.say('Stopped early; the same command goes on from there.')
+          break
+        record.write(result, found)
+        if not options.keep_runs:
+          shutil.rmtree(folders / slug)
+  finally:
+    # Empty ones only: the others hold what a run goes on from.
+    for path in (*folders.glob('*'), folders):
+      with contextlib.suppress(OSError):
+        path.rmdir()
+  return diverged
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs the command; see `--help`."""
   parser = make_parser()
@@ -189,7 +235,6 @@ def main(argv: Sequence[str]) -> int:
 
   # Imported here: `btr study-training --help` needs neither gin nor JAX.
   from btr_jax import train
-  from btr_jax.training import loop
   from btr_jax.training.study import answers, runs, variants
 
   files, bindings, paths = train.parse_flags(flags)
@@ -213,6 +258,7 @@ def main(argv: Sequence[str]) -> int:
       'command': shlex.join(['btr', 'study-training', *argv]),
       'questions': options.questions,
       'answered': dataclasses.asdict(questions),
+      'shared': variants.shared_fingerprint(given, start_from, questions),
     },
   )
   wanted = []
@@ -238,36 +284,17 @@ def main(argv: Sequence[str]) -> int:
 
   batch_size, limits = given['recipe'].batch_size, given['limits']
   # Now, not after hours of training.
+  answers.check(data, questions)
   next(questions.batches(data, questions.limits(limits), batch_size), None)
   if joint:
     path, found = joint
     common.say(f'the joint reader {path} answers')
-    record.write(runs.ask_joint(path, data, batch_size, questions), found)
-  folders = output.with_name(f'{output.stem}_runs')
-  try:
-    with loop.StopSignal() as stop:
-      for index, (variant, arguments, found) in enumerate(wanted):
-        seed = arguments['recipe'].seed
-        common.say(f'{index + 1}/{len(wanted)}: {variant.name}, seed {seed}')
-        folder = folders / f'{variant.slug}_seed{seed}'
-        result = runs.run_one(
-          variant, arguments, start_from, folder, questions, stop
-        )
-        if result is None:
-          common.say('Stopped early; the same command goes on from there.')
-          break
-        record.write(result, found)
-        if not options.keep_runs:
-          shutil.rmtree(folder)
-  finally:
-    # Empty ones only: the others hold what a run goes on from.
-    for path in (*folders.glob('*'), folders):
-      with contextlib.suppress(OSError):
-        path.rmdir()
+    record.write(runs.ask_joint(path, given, questions), found)
+  diverged = _train(wanted, record, output, start_from, questions, options)
   final = record.write()
   if final['rows']:
     print(study_pages.markdown(final))
   common.print_json(
     {key: value for key, value in final.items() if key != 'results'}
   )
-  return common.EXIT_OK
+  return _EXIT_DIVERGED if diverged else common.EXIT_OK

@@ -167,7 +167,7 @@ last --gin.MODEL_DIR="'$runs/twelve_eight'" --gin.STAGE=2 --gin.SEED=22 \
   --gin.EVAL_PERIOD=500 --gin.SAVE_PERIOD=250 --gin.EVAL_BATCHES=20
 codes --gin.MODEL_DIR="'$runs/last'" --gin.SEED=24 \
   --gin.INITIAL_CHECKPOINT="'$runs/twelve_eight/stage2/reader'" \
-  --gin.TRAIN_STEPS=500 --gin.EVAL_PERIOD=500
+  --gin.TRAIN_STEPS=600 --gin.EVAL_PERIOD=600
 whole_reader --gin.MODEL_DIR="'$runs/last'" --gin.STAGE=3 --gin.SEED=25 \
   --gin.CODEC="'calibrated'" --gin.TRAIN_STEPS=300 \
   --gin.INITIAL_CHECKPOINT="'$runs/twelve_eight/stage2/reader'"

@@ -20,8 +20,9 @@ for task in nq triviaqa squad_open; do
     --questions "$questions/${task/squad_open/squad}.jsonl" \
     --windows 60 --seed 1 --output "$work/windows_$task.jsonl"
 done
-cat "$work"/windows_*.jsonl | shuf --random-source=<(yes) > "$work/train.jsonl"
-head -512 "$work/train.jsonl" > "$work/validation.jsonl"
+cat "$work"/windows_*.jsonl | shuf --random-source=<(yes) > "$work/all.jsonl"
+head -512 "$work/all.jsonl" > "$work/validation.jsonl"
+tail -n +513 "$work/all.jsonl" > "$work/train.jsonl"
 for split in train validation; do
   btr prepare-batches --task nq --split "$split" \
     --questions "$work/$split.jsonl" --vocabulary "$work/base/vocabulary.model" \

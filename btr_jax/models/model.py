@@ -67,8 +67,6 @@ class BtrModel:
     stage: int = 1,
     mode: str | None = None,
     distill_tokens: str = 'attention',
-    distill_fraction: float = 0.5,
-    distill_weight: float = 1.0,
     recovery_weight: float = 1.0,
     train_lower: bool = True,
     adapter_rank: int = 0,
@@ -97,8 +95,6 @@ class BtrModel:
     self.objective = objective.Objective(
       stage,
       distill_tokens,
-      distill_fraction,
-      distill_weight,
       recovery_weight,
       train_lower,
       adapter_rank,

@@ -25,8 +25,6 @@ class Objective:
   Attributes:
     stage: 1 task, 2 task + distillation, 3 task + recovery.
     distill_tokens: stage 2: which tokens, see `losses.select_tokens`.
-    distill_fraction: of the passages' tokens.
-    distill_weight: of the distillation loss.
     recovery_weight: of the recovery loss; 0 does not compute it.
     train_lower: whether the losses reach what cached passages depend on.
     adapter_rank: of the adapters that alone are trained; 0 for none.
@@ -35,8 +33,6 @@ class Objective:
 
   stage: int
   distill_tokens: str = 'attention'
-  distill_fraction: float = 0.5
-  distill_weight: float = 1.0
   recovery_weight: float = 1.0
   train_lower: bool = True
   adapter_rank: int = 0
@@ -138,7 +134,7 @@ class Objective:
       distill_loss = self._distill_loss(
         module, flax_mutables, batch, encoded, choice_rng
       )
-      loss += self.distill_weight * distill_loss
+      loss += distill_loss
       values['distill_loss'] = distill_loss
     if recovers:
       loss += self.recovery_weight * encoded.recovery
@@ -183,7 +179,7 @@ class Objective:
     selected = losses.select_tokens(
       per_example(teacher.trace.question_attention),
       passage_tokens.reshape(examples, -1) != reader_lib.PAD_ID,
-      self.distill_fraction,
+      losses.DISTILL_FRACTION,
       self.distill_tokens,
       rng,
     )

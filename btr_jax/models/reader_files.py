@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -72,6 +73,19 @@ class LoadedReader:
   path: pathlib.Path
   provenance: Mapping[str, Any]
 
+  def whole_fingerprint(self) -> str:
+    """SHA-256 of all that answers depend on: what stands above the split,
+    lengths and vocabulary included."""
+    weights = (self.path / WEIGHTS_FILE).read_bytes()
+    described = [
+      hashlib.sha256(weights).hexdigest(),
+      self.config.to_dict(),
+      self.limits.to_dict(),
+      self.vocabulary.fingerprint,
+    ]
+    text = json.dumps(described, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
   @property
   def model_bytes(self) -> int:
     """Size of the file with the weights."""
@@ -126,7 +140,11 @@ def save_reader(
     name: jnp.asarray(value, None if name in kept else _DTYPES[dtype])
     for name, value in flat.items()
   }
-  write_atomically(path / WEIGHTS_FILE, safetensors.flax.save(flat))
+  aside = path / f'.{WEIGHTS_FILE}'
+  write_atomically(aside, safetensors.flax.save(flat))
+  # A reader that was here is whole until now, and never has these weights.
+  (path / READER_FILE).unlink(missing_ok=True)
+  aside.replace(path / WEIGHTS_FILE)
   save_description(
     path,
     config,

@@ -23,7 +23,7 @@ from btr_jax.training import partitioning
 from btr_jax.training import state as state_lib
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(FloatingPointError):
   """The loss is not a finite number."""
 
 

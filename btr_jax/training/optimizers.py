@@ -29,6 +29,10 @@ _OUTSIDE_LAYERS = frozenset(('logits_dense', 'codec'))
 _ADAMW_RMS = 0.2
 
 
+# Learning rate by step.
+Schedule = Callable[[Any], Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
   """How parameters are updated.
@@ -72,7 +76,7 @@ def make_schedule(
   learning_rate: float,
   warmup_steps: int,
   total_steps: int,
-) -> Callable[[Any], Any]:
+) -> Schedule:
   """Learning rate by step.
 
   Args:
@@ -185,7 +189,7 @@ def of_adapters(
 
 
 def make_optimizer(
-  config: OptimizerConfig, schedule: Callable[[Any], Any]
+  config: OptimizerConfig, schedule: Schedule
 ) -> optax.GradientTransformation:
   """The chain clip -> AdamW, Adafactor or Muon."""
   if config.name == 'adamw':

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from btr_jax import config as config_lib
 from btr_jax.models import model as model_lib
-from btr_jax.training import optimizers, partitioning
+from btr_jax.training import optimizers, partitioning, stages
 from btr_jax.training import recipe as recipe_lib
 from btr_jax.training import state as state_lib
 from btr_jax.training import step as step_lib
@@ -103,7 +103,7 @@ def kept_bytes(model: model_lib.BtrModel, abstract: Any) -> int:
     def backward(params, mutables, batch):
       rng = jax.random.key(0)
       return jax.vjp(
-        lambda p: model.loss_fn(p, batch, rng, mutables)[0], params
+        lambda p: model.loss_fn(p, batch, rng, mutables, 0)[0], params
       )[1]
 
     found = jax.eval_shape(backward, abstract.params, abstract.mutables, batch)
@@ -156,20 +156,8 @@ def plan_stage(
   """
   partitioning.check_batch_size(recipe.batch_size, mesh, recipe.microbatches)
   partitioning.check_model_axis(reader, mesh.shape['model'])
-  values = recipe.settings(stage)
-  schedule = optimizers.make_schedule(
-    optimizer,
-    values['learning_rate'],
-    values['warmup_steps'],
-    values['train_steps'],
-  )
-  transform = optimizers.make_optimizer(optimizer, schedule)
-  model = model_lib.BtrModel(
-    reader,
-    limits,
-    stage=stage,
-    distill_tokens=recipe.distill_tokens,
-    recovery_weight=recipe.recovery_weight,
+  model, transform, schedule = stages.model_and_optimizer(
+    stage, reader, limits, recipe, optimizer
   )
   abstract = state_lib.abstract_state(model, transform, mesh)
   batch = abstract_batch(model, recipe.batch_size, mesh)

@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import logging
 import jax
+import optax
 
 from btr_jax import config as config_lib
 from btr_jax.data import vocabulary as vocabulary_lib
@@ -55,6 +56,53 @@ def check_vocabulary(
       'many. Set '
       f'--gin.VOCAB_SIZE={vocabulary.vocab_size} or more.'
     )
+
+
+def model_and_optimizer(
+  stage: int,
+  reader: config_lib.ReaderConfig,
+  limits: config_lib.InputLimits,
+  recipe: recipe_lib.Recipe,
+  optimizer: optimizers.OptimizerConfig,
+) -> tuple[
+  model_lib.BtrModel, optax.GradientTransformation, optimizers.Schedule
+]:
+  """What a stage trains, and how: (model, optimizer, learning rate by step).
+
+  Args:
+    stage: 1, 2 or 3.
+    reader: the architecture and codec.
+    limits: lengths of the inputs.
+    recipe: what is trained.
+    optimizer: how.
+
+  Raises:
+    ValueError: settings that do not go together.
+  """
+  values = recipe.settings(stage)
+  schedule = optimizers.make_schedule(
+    optimizer,
+    values['learning_rate'],
+    values['warmup_steps'],
+    values['train_steps'],
+  )
+  transform = optimizers.make_optimizer(optimizer, schedule)
+  train_lower = recipe.train_lower or stage == 1
+  if recipe.adapter_rank:
+    transform = optimizers.of_adapters(transform)
+  elif not train_lower:
+    transform = optimizers.above_split(transform, reader.split_layer)
+  model = model_lib.BtrModel(
+    reader,
+    limits,
+    stage=stage,
+    distill_tokens=recipe.distill_tokens,
+    recovery_weight=recipe.recovery_weight,
+    train_lower=train_lower,
+    adapter_rank=recipe.adapter_rank,
+    annealing=recipe.annealing(stage),
+  )
+  return model, transform, schedule
 
 
 def run_stage(
@@ -122,33 +170,14 @@ def run_stage(
   vocabulary = vocabulary_lib.Vocabulary(vocabulary_path, extra_ids)
   check_vocabulary(reader, vocabulary)
   values = recipe.settings(stage)
+  model, transform, schedule = model_and_optimizer(
+    stage, reader, limits, recipe, optimizer
+  )
   loop_config = loop_lib.LoopConfig(
     total_steps=values['train_steps'],
     log_period=log_period,
     eval_period=eval_period,
     save_period=save_period,
-  )
-  schedule = optimizers.make_schedule(
-    optimizer,
-    values['learning_rate'],
-    values['warmup_steps'],
-    values['train_steps'],
-  )
-  transform = optimizers.make_optimizer(optimizer, schedule)
-  train_lower = recipe.train_lower or stage == 1
-  if recipe.adapter_rank:
-    transform = optimizers.of_adapters(transform)
-  elif not train_lower:
-    transform = optimizers.above_split(transform, reader.split_layer)
-  model = model_lib.BtrModel(
-    reader,
-    limits,
-    stage=stage,
-    distill_tokens=recipe.distill_tokens,
-    recovery_weight=recipe.recovery_weight,
-    train_lower=train_lower,
-    adapter_rank=recipe.adapter_rank,
-    annealing=recipe.annealing(stage),
   )
   settings = {
     'stage': stage,
@@ -243,7 +272,8 @@ def run_stage(
         ),
       )
     exported = folder / READER_FOLDER
-    if finished and (start_step < int(state.step) or not exported.exists()):
+    whole = (exported / reader_files.READER_FILE).is_file()
+    if finished and (start_step < int(state.step) or not whole):
       _export(
         exported,
         reader,

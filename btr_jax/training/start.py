@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+import json
 import pathlib
 from typing import Any
 
@@ -14,6 +15,7 @@ from btr_jax import config as config_lib
 from btr_jax.models import reader_files
 from btr_jax.training import checkpoints as checkpoints_lib
 from btr_jax.training import distributed, partitioning
+from btr_jax.training import settings as settings_lib
 from btr_jax.training import state as state_lib
 
 
@@ -74,7 +76,14 @@ def previous_params(
     CheckpointError: there is nothing to start from, or it cannot be read.
   """
   if initial_checkpoint is not None:
-    return initial_params(pathlib.Path(initial_checkpoint), stage)
+    path = pathlib.Path(initial_checkpoint)
+    params, source = initial_params(path, stage)
+    found = _codec_of(path)
+    if found is not None and _grid(found) != _grid(config.codec):
+      # Its parameters may have the shapes of this codec's, and say nothing
+      # about it.
+      params = {k: v for k, v in params.items() if k != 'codec'}
+    return params, source
   if stage == 1:
     return None, None
   folder = model_dir / stage_name(stage - 1, config)
@@ -87,6 +96,23 @@ def previous_params(
     )
   params, step = checkpoints_lib.load_params(folder)
   return params, f'{folder}/{checkpoints_lib.PREFIX}_{step}'
+
+
+def _codec_of(path: pathlib.Path) -> config_lib.CodecConfig | None:
+  # Of a reader directory or a stage folder; a family gives none along.
+  for name, key in (
+    (reader_files.READER_FILE, 'config'),
+    (settings_lib.SETTINGS_FILE, 'reader'),
+  ):
+    if (path / name).is_file():
+      description = json.loads((path / name).read_text(encoding='utf-8'))
+      return config_lib.ReaderConfig.from_dict(description[key]).codec
+  return None
+
+
+def _grid(codec):
+  # What levels mean; everything else shows in the shapes.
+  return codec.kind, codec.bits_per_dim
 
 
 def teacher_params(model_dir: pathlib.Path) -> Mapping[str, Any] | None:

@@ -164,7 +164,9 @@ def test_unreadable_deltas_are_named(base, reader, tmp_path, what):
     deltas.load(folder)
 
 
-def test_the_command_packs_and_applies(base, reader, tmp_path, capsys):
+def test_the_command_packs_and_applies(
+  base, reader, tmp_path, capsys, monkeypatch
+):
   folder, output = tmp_path / 'delta', tmp_path / 'made'
   pack = ['pack', '--base', str(base.path), '--reader', str(reader.path)]
   pack += ['--base-name', 'a base', '--delta', str(folder)]
@@ -173,11 +175,28 @@ def test_the_command_packs_and_applies(base, reader, tmp_path, capsys):
   assert packed['bytes'] == (folder / deltas.WEIGHTS_FILE).stat().st_size
   assert common.run(delta_tool.main, pack) == 2  # It is there.
   assert 'there already' in capsys.readouterr().err
+
+  # What cannot be packed leaves what is there, and nothing beside it.
+  def fails(folder, *rest):
+    folder.mkdir()
+    raise deltas.DeltaError('The changes are not thin.')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(deltas, 'save', fails)
+    assert common.run(delta_tool.main, [*pack, '--force']) == 2
+  assert (folder / deltas.WEIGHTS_FILE).stat().st_size == packed['bytes']
+  assert not list(tmp_path.glob('.*'))
+  assert common.run(delta_tool.main, [*pack, '--force']) == 0
+  capsys.readouterr()
   apply = ['apply', '--base', str(base.path), '--delta', str(folder)]
   assert common.run(delta_tool.main, apply) == 2
   capsys.readouterr()
   assert common.run(delta_tool.main, [*apply, '--output', str(output)]) == 0
   made = reader_files.load_reader(output)
   assert made.provenance['base']['name'] == 'a base'
+  over = [*apply, '--output', str(base.path), '--force']
+  assert common.run(delta_tool.main, over) == 2
+  assert 'would be written over' in capsys.readouterr().err
+  reader_files.load_reader(base.path)
   assert made.limits.num_passages == 3
   assert pathlib.Path(made.vocabulary.path).is_file()

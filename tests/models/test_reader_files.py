@@ -1,5 +1,6 @@
 """Reader directories: round trips, families, and what is refused."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from btr_jax.models import model as model_lib
-from btr_jax.models import reader_files
+from btr_jax.models import reader_files, trees
 
 
 @pytest.fixture
@@ -209,6 +210,39 @@ def test_nothing_half_written_when_the_disk_is_full(
   assert not (tmp_path / 'new' / 'reader.json').exists()
   assert not (tmp_path / 'new' / 'model.safetensors').exists()
   assert not list((tmp_path / 'new').iterdir())
+  with pytest.raises(OSError, match='No space left'):
+    reader_files.save_reader(
+      reader,
+      loaded.config,
+      loaded.limits,
+      {},
+      reader / 'vocabulary.model',
+    )
+  again = reader_files.load_reader(reader)  # It is what it was.
+  assert again.whole_fingerprint() == loaded.whole_fingerprint()
+
+
+def test_what_lies_above_the_split_tells_readers_apart(reader):
+  loaded = reader_files.load_reader(reader)
+  params = jax.tree.map(np.asarray, loaded.params)
+  flat = trees.flat_params(params)
+  flat['decoder/decoder_norm/scale'] = flat['decoder/decoder_norm/scale'] + 1
+  params = trees.nested_params(flat)
+  for limits, changed in (
+    (loaded.limits, params),
+    (dataclasses.replace(loaded.limits, passage_length=3), loaded.params),
+  ):
+    found = reader_files.load_reader(
+      reader_files.save_reader(
+        reader.parent / 'changed',
+        loaded.config,
+        limits,
+        changed,
+        reader / 'vocabulary.model',
+      )
+    )
+    assert found.fingerprint == loaded.fingerprint  # Caches stay valid.
+    assert found.whole_fingerprint() != loaded.whole_fingerprint()
 
 
 def test_a_family_keeps_its_vocabulary_once(tmp_path, reader):

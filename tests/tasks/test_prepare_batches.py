@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -103,3 +104,27 @@ def test_questions_of_a_file_without_sentinels(
 def test_questions_belong_to_the_public_sets(prepare, capsys):
   assert prepare('train', '--examples', '2', '--questions', 'q.jsonl') == 2
   assert '--questions has no meaning for --task' in capsys.readouterr().err
+
+
+def test_other_vocabularies_are_refused(
+  prepare, tiny_family, tiny_passages, tmp_path, capsys
+):
+  folder = tmp_path / 'arrays'
+  folder.mkdir()
+  other = folder / 'vocabulary.model'
+  texts = [passage.text for passage in tiny_passages]
+  vocabulary_lib.train_vocabulary(texts, other, 110)
+  written = other.read_bytes()
+  assert prepare('train', '--examples', '9') == 2
+  assert 'has another vocabulary (210 ids)' in capsys.readouterr().err
+  assert other.read_bytes() == written and not list(folder.glob('*.npz'))
+  # A reader's: Factbook's ids mean nothing to it.
+  reader = tmp_path / 'reader'
+  shutil.copytree(tiny_family / 'residual', reader)
+  described = json.loads((reader / 'reader.json').read_text())
+  (reader / 'vocabulary.model').write_bytes(written)
+  described |= {'vocabulary': 'vocabulary.model'}
+  (reader / 'reader.json').write_text(json.dumps(described))
+  other.unlink()
+  assert prepare('train', '--examples', '9', '--reader', str(reader)) == 2
+  assert 'the reader has another vocabulary' in capsys.readouterr().err

@@ -127,3 +127,13 @@ def test_data_folder(monkeypatch, tmp_path):
   monkeypatch.delenv('BTR_DATA_DIR')
   monkeypatch.setenv('HOME', str(tmp_path))
   assert common.data_folder() == tmp_path / '.cache' / 'btr_jax'
+
+
+def test_a_loss_that_is_not_finite_is_one_message(capsys):
+  from btr_jax.training import loop
+
+  def diverged(argv):
+    raise loop.TrainingDivergedError('The loss is nan at step 3.')
+
+  assert common.run(diverged, []) == 2
+  assert capsys.readouterr().err == 'error: The loss is nan at step 3.\n'

@@ -89,3 +89,12 @@ def test_a_missing_reader_that_is_needed_is_named(
   assert code == 2
   assert 'stage3_residual/reader is no reader' in capsys.readouterr().err
   assert not (tmp_path / 'x').exists()
+
+
+def test_members_of_an_older_family_go(tmp_path, stages):
+  output = tmp_path / 'family'
+  argv = ['pack-family', '--stages', str(stages), '--output', str(output)]
+  assert tools_main.main(argv) == 0 and (output / 'decomposed').exists()
+  assert tools_main.main([*argv, '--decomposed', 'residual']) == 0
+  assert not (output / 'decomposed').exists()
+  reader_files.load_reader(output, 'decomposed')

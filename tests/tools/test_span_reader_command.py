@@ -80,3 +80,12 @@ def test_errors_are_one_message(btr, data, arguments, message):
   code, _, err = btr('span-reader', *arguments.split(), '--data', data)
   assert code == 2
   assert message in err
+
+
+def test_files_of_one_name_are_refused(btr, data, tmp_path):
+  other = tmp_path / data.name
+  other.write_bytes(data.read_bytes())
+  code, _, err = btr(
+    *('span-reader', 'evaluate', '--run', 'x', '--data', data, other)
+  )
+  assert code == 2 and 'two files named tiny.jsonl' in err

@@ -121,3 +121,16 @@ def test_other_flags_are_refused(spread_gin, capsys):
   with pytest.raises(SystemExit):
     plan_train.main([f'--gin_file={spread_gin}', '--batch=3'])
   assert 'unrecognized arguments: --batch=3' in capsys.readouterr().err
+
+
+def test_what_is_not_trained_takes_no_optimizer(spread_gin, capsys):
+  flags = [f'--gin_file={spread_gin}', '--devices=4', '--no-compile']
+  flags += ['--gin.STAGE=3']
+
+  def optimizer(*more):
+    plan, _ = run(capsys, *flags, *more)
+    return plan['stages'][0]['bytes']['optimizer']
+
+  whole = optimizer()
+  assert optimizer('--gin.TRAIN_LOWER=False') < whole
+  assert optimizer('--gin.ADAPTER_RANK=1') < whole

@@ -272,6 +272,13 @@ def test_real_model_resumes_bit_for_bit(arguments, tmp_path):
     checkpoints_lib.load_params(whole)[0], checkpoints_lib.load_params(parts)[0]
   )
   assert losses(whole)[4] == losses(parts)[4]
+  # As if it had been killed while it wrote the reader.
+  (parts / 'reader' / reader_files.READER_FILE).unlink()
+  assert runner.train(**arguments)
+  same(
+    reader_files.load_reader(parts / 'reader').params,
+    reader_files.load_reader(whole / 'reader').params,
+  )
 
 
 def test_unknown_stage(arguments):
@@ -408,3 +415,19 @@ def test_state_builds_on_a_square_mesh(square_mesh, toy_limits):
   assert spec == jax.sharding.PartitionSpec(None, 'model')
   assert flat['token_embedder/embedding'].sharding.spec[0] == 'model'
   assert set(abstract.mutables) == {'teacher'}
+
+
+def test_a_codec_of_other_levels_is_fitted_anew(tiny_family, tmp_path):
+  """Its parameters have the same shapes, and mean something else."""
+  path = str(tiny_family / 'residual')
+  config = reader_files.load_reader(path).config
+
+  def start_of(codec):
+    wanted = dataclasses.replace(config, codec=codec)
+    return start.previous_params(tmp_path, 3, wanted, path)[0]
+
+  directions = config.embed_dim
+  assert 'codec' in start_of(config.codec)
+  two_bits = config_lib.CodecConfig('residual', 2 * directions, bits_per_dim=2)
+  assert 'codec' not in start_of(two_bits)
+  assert 'codec' not in start_of(config_lib.CodecConfig('calibrated'))

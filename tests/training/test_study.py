@@ -12,6 +12,8 @@ import pytest
 
 from btr_jax import config as config_lib
 from btr_jax import train
+from btr_jax.data.benchmarks import task_files
+from btr_jax.evaluation import task_metrics
 from btr_jax.evaluation.study import intervals
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader_files
@@ -235,7 +237,16 @@ def test_questions_of_the_whole_split(given):
 @pytest.mark.slow
 def test_codes_beside_a_joint_reader(spread_gin, start_from, tmp_path, capsys):
   output = tmp_path / 'codes.json'
-  argv = ['--reader', str(start_from), '--joint', str(start_from)]
+  # Its own lengths do not matter: all read the same.
+  joint = reader_files.load_reader(start_from)
+  other = reader_files.save_reader(
+    tmp_path / 'joint',
+    joint.config,
+    dataclasses.replace(joint.limits, num_passages=1, passage_length=8),
+    joint.params,
+    joint.vocabulary.path,
+  )
+  argv = ['--reader', str(start_from), '--joint', str(other)]
   argv += ['--output', str(output), '--seeds', '3', '--questions', '4']
   argv += ['--codes', 'residual, 16 bits', '--split', 'validation']
   argv += [f'--gin_file={spread_gin}', '--gin.TRAIN_STEPS=1']
@@ -255,8 +266,14 @@ def test_codes_beside_a_joint_reader(spread_gin, start_from, tmp_path, capsys):
   # Nothing is answered twice, and other questions are not mixed with these.
   assert common.run(study_training.main, argv) == 0
   assert 'the joint reader' not in capsys.readouterr().err
-  assert common.run(study_training.main, [*argv, '--questions', '3']) == 2
-  assert 'on other questions' in capsys.readouterr().err
+  for changed in (
+    [*argv, '--questions', '3'],
+    [*argv, '--gin.LEARNING_RATE=0.1'],
+    # Also where the record has no row of that name.
+    [*argv, '--questions', '3', '--codes', 'float'],
+  ):
+    assert common.run(study_training.main, changed) == 2
+    assert 'on other questions' in capsys.readouterr().err
 
 
 def test_shares_of_the_joint_reader():
@@ -284,3 +301,46 @@ def test_shares_of_the_joint_reader():
   assert second['of_joint']['em']['mean'] == 100.0
   assert first['scores']['em']['by_seed'] == [25.0, 50.0]
   assert second['differences']['em']['mean'] == 0.0
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(
+  spread_gin, start_from, tmp_path, capsys, monkeypatch
+):
+  def run_one(variant, arguments, start_from, folder, questions, stop):
+    folder.mkdir(parents=True)
+    if variant.name == 'sign':
+      raise FloatingPointError('The loss is nan.')
+    return {
+      'variant': variant.name,
+      'seed': arguments['recipe'].seed,
+      'values': {'loss': 1.0},
+      'scores': {'em': '0 100'},
+    }
+
+  monkeypatch.setattr(runs, 'run_one', run_one)
+  output = tmp_path / 'study.json'
+  argv = ['--reader', str(start_from), '--output', str(output), '--seeds', '0']
+  argv += ['--variants', 'sign', f'--gin_file={spread_gin}']
+  assert common.run(study_training.main, argv) == 1
+  assert 'sign, seed 0: The loss is nan.' in capsys.readouterr().err
+  rows = json.loads(output.read_text())['rows']
+  names = ['sign, annealed', 'sign, no recovery']
+  assert [row['variant'] for row in rows] == names
+  assert not (tmp_path / 'study_runs').exists()
+
+
+def test_what_cannot_be_asked_is_told_before_training(given):
+  @dataclasses.dataclass(frozen=True)
+  class Data:
+    files: tuple
+    letters: bool = False
+
+    def evaluation(self, split):
+      return task_metrics.metric('mmlu' if self.letters else 'squad'), ()
+
+  files = task_files.TaskFiles('nq', num_passages=4)
+  answers.check(Data((files,)), answers.Questions(3, passages=4))
+  with pytest.raises(ValueError, match='prepared with 4'):
+    answers.check(Data((files,)), answers.Questions(3, passages=5))
+  with pytest.raises(ValueError, match='scored by letters'):
+    answers.check(Data((), letters=True), answers.Questions(3))

@@ -6,7 +6,6 @@ and llama.cpp's converter read what is trained here, and the other way round.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
@@ -19,6 +18,7 @@ import numpy as np
 from btr_jax.baselines.language_model import config as config_lib
 from btr_jax.baselines.language_model import json_files, names
 from btr_jax.baselines.language_model import lora as lora_lib
+from btr_jax.data import records
 from btr_jax.interop import checkpoint, safetensors_files
 
 CONFIG_FILE = 'adapter_config.json'
@@ -75,8 +75,7 @@ def save(
     'lora_dropout': lora.dropout_rate,
     'target_modules': sorted(_TARGETS[target] for target in lora.targets),
   }
-  text = json.dumps(values, indent=2, sort_keys=True) + '\n'
-  (folder / CONFIG_FILE).write_text(text)
+  records.write_json(folder / CONFIG_FILE, values)
 
 
 def load(

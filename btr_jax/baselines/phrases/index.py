@@ -138,6 +138,8 @@ def build(
     np.save(file, every)
   aside = folder / f'.{INDEX_FILE}'
   faiss.write_index(index, str(aside))
+  with open(aside, 'rb') as file:
+    os.fsync(file.fileno())
   os.replace(aside, folder / INDEX_FILE)
   records.write_passages(folder / PASSAGES_FILE, passages)
   settings = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 
@@ -130,12 +132,16 @@ class TrainingBatches:
     self.shape = shape
     self._config = tokenizer.config
     groups: dict[tuple[str, str], list] = {}
+    digest = hashlib.sha256()
     for record in records:
       chosen = _gold(record)
       if chosen is not None:
         passage, characters = chosen
+        used = [record.question, passage.title, passage.text, characters]
+        digest.update(json.dumps(used).encode())
         key = (passage.title, passage.text)
         groups.setdefault(key, []).append((record.question, characters))
+    self.fingerprint = digest.hexdigest()
     passages = [Passage('', title, text) for title, text in groups]
     # Whole texts: the window is cut when the batch is made.
     tokens = tokenizer.passages(passages, length=10**6)
@@ -148,7 +154,11 @@ class TrainingBatches:
       asked = []
       for _, characters in found:
         spans = token_spans(whole.places, characters)
-        spans = [s for s in spans if s[1] - s[0] < self._config.answer_length]
+        # What a window can hold, and an answer be long.
+        most = min(
+          self._config.answer_length, shape.passage_length - whole.first - 1
+        )
+        spans = [s for s in spans if s[1] - s[0] < most]
         if spans:
           asked.append(_Question(questions[row], spans))
         row += 1
@@ -195,6 +205,8 @@ class TrainingBatches:
         part, filled = [], 0
       part.append(piece)
       filled += len(piece.questions)
+    if len(part) == shape.passages or filled == shape.questions:
+      yield part
     # What is left over is too little for a batch; the next epoch has it.
 
   def _pieces(self, group, generator) -> Iterator[_Piece]:

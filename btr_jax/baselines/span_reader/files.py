@@ -111,18 +111,22 @@ def load(path: str | os.PathLike) -> Loaded:
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(f'Cannot read {weights}: {error}.') from error
   _check_shapes(flat, config, weights)
-  digest = hashlib.sha256(repr(config).encode())
-  for name in sorted(flat):
-    digest.update(name.encode())
-    digest.update(np.ascontiguousarray(flat[name]).data)
   return Loaded(
     config,
     values['mode'],
     traverse_util.unflatten_dict(flat, sep='/'),
     tokenizer_lib.SpanTokenizer(encoder.load_tokenizer(folder), config),
-    digest.hexdigest(),
+    _fingerprint(config, flat),
     values.get('provenance', {}),
   )
+
+
+def _fingerprint(config, flat):
+  digest = hashlib.sha256(repr(config).encode())
+  for name in sorted(flat):
+    digest.update(name.encode())
+    digest.update(np.ascontiguousarray(flat[name]).data)
+  return digest.hexdigest()
 
 
 def _check_shapes(
@@ -185,13 +189,14 @@ def from_encoder(
       'has it.'
     )
   config = config_lib.SpanReaderConfig(size, split_layer, separator, **limits)
+  params = network.initial_params(
+    bert.from_tensors(tensors, size, str(weights)), config, seed
+  )
   return Loaded(
     config,
     'joint',
-    network.initial_params(
-      bert.from_tensors(tensors, size, str(weights)), config, seed
-    ),
+    params,
     tokenizer_lib.SpanTokenizer(words, config),
-    '',
+    _fingerprint(config, traverse_util.flatten_dict(params, sep='/')),
     {'encoder': path.name if folder else encoder.PACKAGE},
   )

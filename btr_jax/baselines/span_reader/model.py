@@ -39,7 +39,6 @@ class SpanModel:
     stage: int = 1,
     *,
     distill_tokens: str = 'attention',
-    distill_fraction: float = 0.5,
   ):
     """Chooses the mode and the losses of a stage.
 
@@ -49,7 +48,6 @@ class SpanModel:
         with the recovery loss.
       distill_tokens: stage 2: `attention` (those that the teacher's question
         attends to most), `all`, `random`, or `none`.
-      distill_fraction: share of the tokens to choose.
     """
     if stage not in STAGE_MODES:
       raise ValueError(f'stage is {stage!r}; expected 1, 2 or 3.')
@@ -57,7 +55,6 @@ class SpanModel:
     self.stage = stage
     self.mode = STAGE_MODES[stage]
     self._distill_tokens = distill_tokens
-    self._distill_fraction = distill_fraction
 
   @property
   def distils(self) -> bool:
@@ -188,7 +185,7 @@ class SpanModel:
     selected = losses.select_tokens(
       per_example(teacher.question_attention),
       real & (batch['weights'] > 0)[:, None],
-      self._distill_fraction,
+      losses.DISTILL_FRACTION,
       self._distill_tokens,
       rng,
     )

@@ -65,15 +65,25 @@ class SpanReader:
     return self._cache is not None
 
   @property
+  def model_bytes(self) -> int:
+    """Of all parameters."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(self._params))
+
+  def storage(self) -> dict[str, Any] | None:
+    """What the files of its cache take; None without one."""
+    if self._cache is None:
+      return None
+    return cache_lib.storage_report(self._cache.path)
+
+  @property
   def bytes_per_token(self) -> float | None:
     """What is kept of a passage token: on disk if there is a cache.
 
     Without one, the bytes of its states (float32 in mode decomposed); None in
     mode joint, which keeps nothing.
     """
-    if self._cache is not None:
-      report = cache_lib.storage_report(self._cache.path)
-      return report['total']['bytes_per_token']
+    if (stored := self.storage()) is not None:
+      return stored['total']['bytes_per_token']
     if self.mode == 'joint':
       return None
     if self.mode == 'decomposed':

@@ -146,6 +146,8 @@ def run_stage(
     'questions': data.num_questions,
     'passages': data.num_passages,
     'tokenizer': start.tokenizer.fingerprint,
+    'start': start.fingerprint,
+    'data': data.fingerprint,
   }
   settings_lib.check_settings(folder, settings, accept_changes=False)
   optimizer = optimizers.OptimizerConfig(weight_decay=0.0)

@@ -131,7 +131,9 @@ class Maker:
       setting, cells by the key of their column.
     """
     columns, cells = getattr(self, f'_{table.name}')(full)
-    shown = paper.task_shown(self._task)
+    # The paper has its other tables of one task alone.
+    main = table.name == settings.TABLES[0]
+    shown = paper.task_shown(self._task) if main else paper.NEAREST
     if shown != self._task:
       columns = [
         c | {'title': f'{c["title"]} ({shown})'}

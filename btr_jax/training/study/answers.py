@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 import itertools
 from typing import Any
@@ -108,11 +108,32 @@ def codec_errors(
   )
 
 
+def check(data: sources.BatchSource, questions: Questions) -> None:
+  """Finds out before anything is trained that it could not be asked.
+
+  Raises:
+    ValueError: a task that is scored by letters, tasks of several metrics, or
+      more passages than the data's files are prepared with.
+  """
+  task = data.evaluation(questions.split)
+  if task is not None and task[0].letters:
+    raise ValueError(
+      'The task is scored by letters; expected one whose answers are written.'
+    )
+  files = getattr(data, 'files', ())
+  for one in files if isinstance(files, tuple) else (files,):
+    if questions.passages and questions.passages > one.num_passages:
+      raise ValueError(
+        f'{questions.passages} passages are to be read of each question, and '
+        f'those of {one.task} are prepared with {one.num_passages}; expected '
+        'at most as many. Set NUM_PASSAGES.'
+      )
+
+
 def evaluate(
   reader: reader_files.LoadedReader,
   stage: int,
-  data: sources.BatchSource,
-  batch_size: int,
+  given: Mapping[str, Any],
   questions: Questions,
   teacher: Any = None,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -121,8 +142,8 @@ def evaluate(
   Args:
     reader: what was trained, in the stage's mode.
     stage: 1 to 3.
-    data: of the questions.
-    batch_size: questions at once.
+    given: what the gin configuration binds to `runner.train`: data, lengths
+      and batch size are taken from it.
     questions: which.
     teacher: joint parameters that states of stage 2 are compared to.
 
@@ -132,17 +153,19 @@ def evaluate(
     `recovery_loss`, with hard signs, `read_error` and `stream_error`, relative.
 
   Raises:
-    ValueError: no questions, or a task that is scored by letters.
+    ValueError: no questions, or see `check`.
   """
-  limits, vocabulary = questions.limits(reader.limits), reader.vocabulary
+  data, recipe = given['data'], given['recipe']
+  check(data, questions)
+  limits, vocabulary = questions.limits(given['limits']), reader.vocabulary
   model = model_lib.BtrModel(
-    reader.config, limits, stage=stage, distill_tokens='all'
+    reader.config,
+    limits,
+    stage=stage,
+    distill_tokens='all',
+    train_lower=recipe.train_lower,
   )
   task = data.evaluation(questions.split)
-  if task is not None and task[0].letters:
-    raise ValueError(
-      'The task is scored by letters; expected one whose answers are written.'
-    )
   score = (
     scoring.make_scorer(vocabulary)
     if task is None
@@ -163,7 +186,7 @@ def evaluate(
     return metrics[0] if mutables else metrics, lost, answers
 
   accumulated, lost, scores = metrics_lib.Accumulator(), np.zeros(4), {}
-  for batch in questions.batches(data, limits, batch_size):
+  for batch in questions.batches(data, limits, recipe.batch_size):
     metrics, errors, answers = measure(reader.params, mutables, batch)
     accumulated.add(metrics_lib.fetch(metrics))
     lost += np.asarray(errors, np.float64)

@@ -10,7 +10,7 @@ from typing import Any
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader_files, token_codec
 from btr_jax.training import loop as loop_lib
-from btr_jax.training import runner, sources, stages, start
+from btr_jax.training import runner, stages, start
 from btr_jax.training.study import answers, variants
 
 
@@ -57,16 +57,13 @@ def run_one(
     folder / name / stages.READER_FOLDER, mode=model_lib.STAGE_MODES[stage]
   )
   teacher = start.initial_params(start_from, stage)[0] if stage == 2 else None
-  recipe = arguments['recipe']
-  found = _answered(
-    reader, stage, arguments['data'], recipe.batch_size, questions, teacher
-  )
+  found = _answered(reader, stage, arguments, questions, teacher)
   if stage == 3:
     layout = token_codec.codec_layout(reader.config)
     found['bytes_per_token'] = layout.bits_bytes + layout.scale_bytes
   return {
     'variant': variant.name,
-    'seed': recipe.seed,
+    'seed': arguments['recipe'].seed,
     **found,
     'train_seconds': round(trained - began, 1),
   }
@@ -74,16 +71,14 @@ def run_one(
 
 def ask_joint(
   path: pathlib.Path,
-  data: sources.BatchSource,
-  batch_size: int,
+  given: Mapping[str, Any],
   questions: answers.Questions,
 ) -> dict[str, Any]:
   """What a joint reader answers, trained elsewhere: a ceiling.
 
   Args:
     path: reader or family directory.
-    data: of the questions.
-    batch_size: questions at once.
+    given: what the gin configuration binds to `runner.train`.
     questions: to answer.
 
   Returns:
@@ -93,15 +88,15 @@ def ask_joint(
   return {
     'variant': variants.JOINT,
     'seed': 0,
-    **_answered(reader, 1, data, batch_size, questions),
+    **_answered(reader, 1, given, questions),
     'train_seconds': None,
   }
 
 
-def _answered(reader, stage, data, batch_size, questions, teacher=None):
+def _answered(reader, stage, arguments, questions, teacher=None):
   began = time.monotonic()
   values, scores = answers.evaluate(
-    reader, stage, data, batch_size, questions, teacher
+    reader, stage, arguments, questions, teacher
   )
   return {
     'values': values,

@@ -190,6 +190,40 @@ def fingerprint(
   return _sha(described)
 
 
+def shared_fingerprint(
+  given: Mapping[str, Any],
+  start_from: pathlib.Path,
+  questions: answers.Questions,
+) -> str:
+  """SHA-256 of what all rows of a table must have in common.
+
+  Args:
+    given: what the gin configuration binds to `runner.train`.
+    start_from: reader or family directory.
+    questions: that are answered.
+  """
+  weights = {}
+  for mode in sorted(set(_START_MODES.values())):
+    try:
+      folder = reader_files.resolve_family(start_from, mode, None)
+    except reader_files.ReaderFileError:
+      continue  # Its variants cannot be trained.
+    raw = (folder / reader_files.WEIGHTS_FILE).read_bytes()
+    weights[mode] = hashlib.sha256(raw).hexdigest()
+  recipe = given['recipe']
+  by_stage = [recipe.settings(stage) for stage in _START_MODES]
+  return _sha(
+    {
+      'data': given['data'].describe(),
+      'limits': given['limits'].to_dict(),
+      'recipe': [{**one, 'seed': None} for one in by_stage],
+      'optimizer': dataclasses.asdict(given['optimizer']),
+      'start': weights,
+      'questions': questions.settings(),
+    }
+  )
+
+
 def joint_fingerprint(
   given: Mapping[str, Any], reader: pathlib.Path, questions: answers.Questions
 ) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -127,3 +128,40 @@ def test_public_formats(tmp_path):
   file.write_text(json.dumps(lines[2]))
   with pytest.raises(ValueError, match='holds no question with answers'):
     examples.read(file)
+
+
+def test_all_passages_are_one_batch(tiny_records, untrained, data):
+  """Nothing comes behind the last piece, and the batch is full all the same."""
+  shape = batches.BatchShape(
+    questions=99, passages=data.num_passages, passage_length=40
+  )
+  whole = batches.TrainingBatches(tiny_records, untrained.tokenizer, shape)
+  batch = next(whole.from_step(2, seed=0))
+  assert np.count_nonzero(batch['weights']) == whole.num_questions
+
+
+@pytest.mark.parametrize('length', [4, 6, 8, 12])
+def test_answers_longer_than_a_window_are_left_out(
+  tiny_records, untrained, data, length
+):
+  shape = batches.BatchShape(questions=1, passages=1, passage_length=length)
+  try:
+    found = batches.TrainingBatches(tiny_records, untrained.tokenizer, shape)
+  except ValueError as error:
+    assert 'expected at least 1' in str(error)  # None is short enough.
+    return
+  assert found.num_questions <= data.num_questions
+  batch = next(found.from_step(0, seed=0))
+  assert batch['starts'].any() and batch['ends'].any()
+
+
+def test_data_of_equal_size_are_told_apart(tiny_records, untrained, data):
+  again = batches.TrainingBatches(tiny_records, untrained.tokenizer, SHAPE)
+  assert again.fingerprint == data.fingerprint
+  other = [
+    dataclasses.replace(record, question=f'{record.question}?')
+    for record in tiny_records
+  ]
+  found = batches.TrainingBatches(other, untrained.tokenizer, SHAPE)
+  assert found.num_questions == data.num_questions
+  assert found.fingerprint != data.fingerprint

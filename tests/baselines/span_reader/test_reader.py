@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -108,12 +109,19 @@ def test_a_cache_of_others_is_refused(
 def test_bytes_per_token(untrained, binary, cache, corpus):
   assert SpanReader(untrained, 'joint').bytes_per_token is None
   assert SpanReader(untrained, 'decomposed').bytes_per_token == 128
-  assert binary.bytes_per_token == 4
+  assert binary.bytes_per_token == 4 and binary.storage() is None
   reader = SpanReader(untrained, 'binary')
   reader.open_cache(cache, corpus)
   layout = cache_lib.read_manifest(cache).layout
   assert (layout.bits_bytes, layout.scale_bytes) == (4, 0)
   assert reader.bytes_per_token > 4  # everything in the folder counts
+  stored = [path for path in cache.rglob('*') if path.is_file()]
+  assert reader.storage()['total']['bytes'] == sum(
+    path.stat().st_size for path in stored
+  )
+  assert reader.model_bytes == sum(
+    leaf.nbytes for leaf in jax.tree.leaves(untrained.params)
+  )
 
 
 def test_a_folder_gives_the_same_reader(untrained, tmp_path):
