@@ -18,6 +18,7 @@ from btr_jax.evaluation.study import intervals
 from btr_jax.models import model as model_lib
 from btr_jax.models import reader_files
 from btr_jax.tools import common, study_training
+from btr_jax.training import sources
 from btr_jax.training.study import answers, results, runs, variants
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -288,7 +289,7 @@ def test_shares_of_the_joint_reader():
   known = {'a': variants.Variant('a', 3), 'b': variants.Variant('b', 3, 'a')}
   rows = results.summary(
     [
-      result('joint', 0, '100 100 0 0'),
+      result('joint', 0, '100 100 100 100'),
       result('a', 0, '100 0 0 0'),
       result('a', 1, '100 100 0 0'),
       result('b', 1, '0 100 0 100'),
@@ -297,8 +298,8 @@ def test_shares_of_the_joint_reader():
   )
   joint, first, second = rows
   assert joint['of_joint'] == {}
-  assert first['of_joint']['em']['mean'] == 75.0
-  assert second['of_joint']['em']['mean'] == 100.0
+  assert first['of_joint']['em']['mean'] == 37.5
+  assert second['of_joint']['em']['mean'] == 50.0
   assert first['scores']['em']['by_seed'] == [25.0, 50.0]
   assert second['differences']['em']['mean'] == 0.0
 
@@ -329,18 +330,14 @@ def test_a_run_that_diverges_does_not_stop_the_others(
   assert not (tmp_path / 'study_runs').exists()
 
 
-def test_what_cannot_be_asked_is_told_before_training(given):
-  @dataclasses.dataclass(frozen=True)
-  class Data:
-    files: tuple
-    letters: bool = False
-
+def test_what_cannot_be_asked_is_told_before_training():
+  class Data(sources.SeqioSource):
     def evaluation(self, split):
-      return task_metrics.metric('mmlu' if self.letters else 'squad'), ()
+      return task_metrics.metric(self.task), ()
 
-  files = task_files.TaskFiles('nq', num_passages=4)
-  answers.check(Data((files,)), answers.Questions(3, passages=4))
+  data = Data('squad', files=task_files.TaskFiles('nq', num_passages=4))
+  answers.check(data, answers.Questions(3, passages=4))
   with pytest.raises(ValueError, match='prepared with 4'):
-    answers.check(Data((files,)), answers.Questions(3, passages=5))
+    answers.check(data, answers.Questions(3, passages=5))
   with pytest.raises(ValueError, match='scored by letters'):
-    answers.check(Data((), letters=True), answers.Questions(3))
+    answers.check(Data('mmlu'), answers.Questions(3))
