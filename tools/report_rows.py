@@ -231,7 +231,7 @@ class Rows:
         running.engine,
         [records[i] for i in readable],
         batch_size=self._options.batch,
-        progress=_Budget(progress, self._options),
+        progress=_Budget(progress, self._options, running.engine),
       )
     found = dict(zip(readable, answers, strict=True))
     return [found.get(i, '') for i in range(len(records))]
@@ -282,15 +282,17 @@ class Rows:
 class _Budget:
   """Passes progress on, and stops a row that would take too long."""
 
-  def __init__(self, progress: Any, options: Options):
+  def __init__(self, progress: Any, options: Options, engine: Any):
     self._progress = progress
+    self._engine = engine
     self._seconds = options.row_seconds
     self._batch = options.batch
     self._first: tuple[int, float] | None = None
 
   def __call__(self, done: int, total: int) -> None:
     self._progress(done, total)
-    now = time.monotonic()
+    # A batch of another shape is compiled once, which says nothing of the rest.
+    now = time.monotonic() - self._engine.compile_seconds
     batches = -(-done // self._batch)
     if self._first is None:
       if batches >= _FIRST_BATCHES:

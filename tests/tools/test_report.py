@@ -224,6 +224,25 @@ def test_a_slow_row_is_not_run(last_json, monkeypatch, tiny_family, tmp_path):
   assert 'its 12 answers would take' in page and '--row-minutes' in page
 
 
+def test_compilation_does_not_make_a_row_slow(
+  last_json, monkeypatch, tiny_family, tmp_path
+):
+  class Compiles(FakeEngine):
+    """Takes its time for every batch, because each has another shape."""
+
+    def read(self, asked):
+      self.compile_seconds = self.compile_seconds + self._seconds
+      return super().read(asked)
+
+  row = report_rows.Running(Compiles(12, seconds=0.2))
+  monkeypatch.setattr(report_family.FamilySource, 'start', lambda *_: row)
+  record = last_json(
+    *quick(tiny_family, tmp_path, '--tables', 'main', '--systems', 'joint'),
+    *('--row-minutes', '0.01', '--repeats', '0'),
+  )
+  assert record['rows']['run'] == 2
+
+
 def test_a_second_task_joins_the_page(
   last_json, btr, started, tiny_family, tiny_records, tmp_path
 ):
