@@ -115,6 +115,11 @@ class BtrModel:
     return feature_converters.BtrFeatureConverter
 
   @property
+  def annealing(self) -> config_lib.AnnealingConfig | None:
+    """How signs are annealed; `loss_fn` needs the step then."""
+    return self.objective.annealing
+
+  @property
   def codec_layout(self) -> token_codec.CodecLayout:
     """Bytes per token of the codec."""
     return token_codec.codec_layout(self.config)
