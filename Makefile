@@ -1,5 +1,5 @@
 # make demo   environment, caches, evaluation, plot, three questions (15 min)
-# make test   environment and tests (15 min on 2 cores)
+# make test   environment and tests (15 to 30 min on 2 cores)
 # make lint   ruff
 # make clean  removes both environments
 #
