@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from btr_jax.tools import common, merging_options, questions, systems
 
 
@@ -13,6 +15,24 @@ def limit(text: str) -> int | None:
 def repeats(text: str) -> int:
   """An integer of at least 0."""
   return 0 if text == '0' else common.positive(text)
+
+
+def add_speed_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds how many questions at once, and how their speed is measured."""
+  add = parser.add_argument
+  add('--batch', type=common.positive, default=1, help='questions at once (1)')
+  add(
+    '--speed-questions',
+    type=common.positive,
+    default=32,
+    help='questions that speed is measured on (32)',
+  )
+  add(
+    '--repeats',
+    type=repeats,
+    default=5,
+    help='of the speed measurement; 0 leaves it out (5)',
+  )
 
 
 def make_parser() -> common.Parser:
@@ -69,19 +89,7 @@ def make_parser() -> common.Parser:
     help='one sample of questions each (0,1,2)',
   )
   add('--passages', type=common.positive, help="the reader's limit by default")
-  add('--batch', type=common.positive, default=1, help='questions at once (1)')
-  add(
-    '--speed-questions',
-    type=common.positive,
-    default=32,
-    help='questions that speed is measured on (32)',
-  )
-  add(
-    '--repeats',
-    type=repeats,
-    default=5,
-    help='of the speed measurement; 0 leaves it out (5)',
-  )
+  add_speed_arguments(parser)
   add(
     '--parts',
     action='store_true',

@@ -147,19 +147,7 @@ def make_parser() -> common.Parser:
     help=f'only these of {", ".join(settings.TABLES)}',
   )
   add('--systems', type=_names, help='only these rows of the main table')
-  add('--batch', type=common.positive, default=1, help='questions at once (1)')
-  add(
-    '--speed-questions',
-    type=common.positive,
-    default=32,
-    help='questions that speed is measured on (32)',
-  )
-  add(
-    '--repeats',
-    type=evaluate_arguments.repeats,
-    default=5,
-    help='of the speed measurement; 0 leaves it out (5)',
-  )
+  evaluate_arguments.add_speed_arguments(parser)
   add(
     '--row-minutes',
     type=_minutes,
